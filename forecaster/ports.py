@@ -1,0 +1,31 @@
+"""The edges of a cycle: what it needs from outside, as Protocols of one or two methods."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from forecaster.domain import Context, Forecast, ForecastRequest, Samples
+
+
+class MetricSource(Protocol):
+    """Answers PromQL. Raises SourceError, with the reason code that the workloads read by the query will carry."""
+
+    def instant(self, query: str, at: datetime) -> Samples:
+        """One value per series at `at`: `values` has shape (series, 1)."""
+
+    def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> Samples:
+        """Values at start, start + step, … up to and including end; both on multiples of the step."""
+
+
+class Forecaster(Protocol):
+    """Gives quantiles. Pure: the same context and request give the same answer."""
+
+    @property
+    def version(self) -> str:
+        """Name and version, as published in `modelVersion`."""
+
+    def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
+        """Quantiles (series, horizon, quantile) for every series of `context`, in the same order, in one call."""
+
+
