@@ -1,9 +1,10 @@
 """Cron windows with their own minimum and maximum, by the wall clock of their time zone.
 
 Both ends follow the wall clock: a window "08:00 for 10 h" ends at 18:00 also on the day the clocks change. A start that
-the clocks jump over happens when they land, and the duration counts from there; a start that they show twice happens the first time (Debian's cron, which
-cronsim follows), so no window is ever doubled. An end that they show twice is the second time, unless the window began
-within the repeated hour; an end that they jump over is the moment of the jump. Knows nothing of replicas in force.
+the clocks jump over happens when they land, and the duration counts from there; a start that they show twice happens
+the first time (Debian's cron, which cronsim follows), so no window is ever doubled. An end that they show twice is the
+second time, unless the window began within the repeated hour; an end that they jump over is the moment of the jump.
+Knows nothing of replicas in force.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def one_day(cron: str, hours: float, day: str, zone: str = "Europe/Berlin") -> l
 def test_on_the_day_the_clocks_go_forward_a_jumped_start_happens_once_when_they_land() -> None:
     # 02:00 CET becomes 03:00 CEST at 01:00 UTC on 2026-03-29; 02:30 does not exist
     assert one_day("30 2 * * *", 1, "2026-03-29") == [("01:00", "02:00")]
-    assert one_day("0 1 * * *", 1.5, "2026-03-29") == [("00:00", "01:00")]  # an end that is jumped over
-    assert one_day("0 0 * * *", 8, "2026-03-29") == [("00:00", "06:00"), ("22:00", "06:00")]
+    assert one_day("0 1 * * *", 1.5, "2026-03-29") == [("00:00", "01:00"), ("23:00", "00:30")]  # a jumped end
+    assert one_day("0 0 * * *", 8, "2026-03-29") == [("23:00", "06:00"), ("22:00", "06:00")]
 
 
 def test_on_the_day_the_clocks_go_back_nothing_is_doubled() -> None:
