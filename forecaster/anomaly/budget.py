@@ -1,0 +1,116 @@
+"""The threshold that spends the alarm budget: a quantile of the daily maxima of a row's own scores.
+
+The scores of neighbouring steps depend on one another, so no threshold follows from theory; the maximum of a day takes
+that into account. Below ten weeks of own days the fleet's are mixed in, and below that what independent scores would
+ask for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from forecaster.domain import BoolArray, FloatArray
+from forecaster.rows import Arrays
+
+DAYS = 70  # ten weeks
+DAY = 86_400
+LEAST_THRESHOLD = 2.0
+_LEAST_EXCEEDANCES = 10.0  # that a pool must let expect before its quantile is trusted
+
+
+def blank() -> Arrays:
+    """One row of state."""
+    return {
+        "day": np.array([-1], dtype=np.int64),  # Unix day that `day_max` belongs to
+        "day_max": np.full(1, math.nan, dtype=np.float32),  # highest score of the day so far
+        "day_seen": np.zeros(1),  # seconds of it that were scored
+        "maxima": np.full((1, DAYS), math.nan, dtype=np.float32),  # of whole days, oldest first
+        "alarms": np.zeros((1, DAYS), dtype=np.int16),  # incidents opened, by Unix day modulo 70
+        "threshold": np.array([math.nan]),
+    }
+
+
+def shares(keys: Sequence[str], budget: float) -> FloatArray:
+    """(row,) false alarms a week that a row may spend: the rows of one workload share its budget evenly."""
+    rows_of = Counter(key.rpartition("/")[0] for key in keys)
+    return np.array([budget / rows_of[key.rpartition("/")[0]] for key in keys], dtype=np.float64)
+
+
+def rolled(
+    state: Arrays,
+    keys: Sequence[str],
+    score: FloatArray,
+    counts: BoolArray,
+    now: int,
+    step_seconds: float,
+    budget: float,
+) -> Arrays:
+    """Takes in the scores of one step (row,), where `counts`; renews thresholds when a day is over."""
+    today = now // DAY
+    day = np.asarray(state["day"], dtype=np.int64)
+    day_max, seen = np.array(state["day_max"]), np.array(state["day_seen"], dtype=np.float64)
+    maxima, alarms = state["maxima"], state["alarms"]
+    turned = day < today  # a clock that jumps back adds to the day that was
+    if turned.any():
+        whole = turned & (seen >= DAY / 2) & ~np.isnan(day_max)  # half a day's maximum is carried over to the next
+        ring = np.array(maxima)
+        ring[whole, :-1] = ring[whole, 1:]
+        ring[whole, -1] = day_max[whole]
+        day_max[whole], seen[whole] = math.nan, 0.0
+        cleared = np.array(alarms)
+        for first in np.unique(day[turned]):
+            passed = min(DAYS, today - int(first))
+            cleared[np.ix_(turned & (day == first), (today - np.arange(passed)) % DAYS)] = 0
+        maxima, alarms = ring, cleared
+    counted = counts & ~np.isnan(score)
+    day_max = np.where(counted, np.fmax(day_max, score), day_max).astype(np.float32)
+    threshold: FloatArray = np.asarray(state["threshold"], dtype=np.float64)
+    if turned.any() or np.isnan(threshold).any():
+        threshold = thresholds(np.asarray(maxima, dtype=np.float64), shares(keys, budget), step_seconds)
+    return {
+        "day": np.maximum(day, today),
+        "day_max": day_max,
+        "day_seen": seen + counted * step_seconds,
+        "maxima": maxima,
+        "alarms": alarms,
+        "threshold": threshold,
+    }
+
+
+def thresholds(maxima: FloatArray, per_week: FloatArray, step_seconds: float) -> FloatArray:
+    """(row,) scores above which to open, from daily maxima (row, day) and alarms allowed per week (row,)."""
+    calm_day = np.exp(-per_week / 7)  # probability of a day without an alarm
+    theory = np.log10(7 * DAY / step_seconds / per_week)
+    every = np.sort(maxima[~np.isnan(maxima)])
+    if len(every):
+        pooled = np.quantile(every, calm_day)
+        trust = np.minimum(1.0, len(every) * (1 - calm_day) / _LEAST_EXCEEDANCES)
+        theory = trust * pooled + (1 - trust) * theory
+    own_days = (~np.isnan(maxima)).sum(axis=1)
+    # the quantile of each row's own days, linear between the sorted maxima; NaN sorts last
+    ordered = np.sort(maxima, axis=1)
+    # at place q (n + 1), the one for which a new day exceeds it as often as asked: of 70 days about the highest
+    place = np.clip(calm_day * (own_days + 1) - 1, 0, np.maximum(own_days - 1, 0))
+    below = np.floor(place).astype(np.int64)
+    above = np.minimum(below + 1, np.maximum(own_days - 1, 0))
+    rows = np.arange(len(maxima))
+    own = ordered[rows, below] + (place - below) * (ordered[rows, above] - ordered[rows, below])
+    weight = own_days / maxima.shape[1]
+    mixed = np.where(own_days > 0, weight * np.nan_to_num(own) + (1 - weight) * theory, theory)
+    return np.asarray(np.maximum(mixed, LEAST_THRESHOLD))
+
+
+def with_alarms(alarms: FloatArray, opened: BoolArray, now: int) -> FloatArray:
+    """Counts the incidents opened now (row,)."""
+    counted = np.array(alarms)
+    counted[opened, (now // DAY) % DAYS] += 1
+    return counted
+
+
+def used(alarms: FloatArray, per_week: FloatArray) -> FloatArray:
+    """(row,) incidents of the last ten weeks over what ten weeks allow. 1: the budget is spent."""
+    return np.asarray(alarms.sum(axis=1, dtype=np.float64) / (per_week * DAYS / 7))

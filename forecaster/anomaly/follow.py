@@ -1,0 +1,225 @@
+"""One step of anomaly detection for all rows: score, threshold, incidents, and what not to learn from.
+
+Scored is a forecast frozen before the sample came, one step and one hour earlier, never a re-anchored one: the second
+still sees what the first has already followed. The decision never looks at the outcome, save at faults of the data: a
+flash crowd that is flagged still scales.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from forecaster.anomaly import budget, datafault, incidents, residual
+from forecaster.domain import BoolArray, FloatArray, Incident, IntArray
+from forecaster.rows import Arrays, Rows
+from forecaster.scaling.record import from_json, to_json
+
+STATE_VERSION = 1
+MOST_EXCLUDED = 0.2  # share of a row's time that its own incidents may keep out of learning
+_WEEK = 7 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnomalyState:
+    """All that is remembered between steps."""
+
+    rows: Rows
+    open: Mapping[str, Incident] = field(default_factory=dict)  # row key -> its open incident
+    faults: Mapping[str, Incident] = field(default_factory=dict)  # row key -> its open data fault
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """One step of samples and what was forecast for them; arrays over the rows of the state."""
+
+    now: int  # Unix seconds: the grid point of the samples
+    observed: FloatArray  # (row,) NaN where missing
+    one_step: FloatArray  # (row, level) forecast for `now` issued one step before, calibrated, not re-anchored; or NaN
+    one_hour: FloatArray  # (row, level) the same, issued one hour before
+    levels: tuple[float, ...]
+    masked: BoolArray  # (row,) marked by people: neither alarms nor is learned from
+    faults: IntArray  # (row,) FaultKind; 0: none
+    fault_words: Callable[[int], str | None] = lambda _row: None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """What one step found; arrays over rows."""
+
+    state: AnomalyState
+    score: FloatArray  # -log10 of the calibrated p-value, 0 to 20; NaN where it could not be scored
+    low: FloatArray  # expected interval: the outermost quantiles given
+    high: FloatArray
+    threshold: FloatArray
+    opened: tuple[Incident, ...]
+    closed: tuple[Incident, ...]
+    open: tuple[Incident, ...]  # all that are open now, data faults included
+    exclude: BoolArray  # samples not to be learned from
+    budget_used: FloatArray  # incidents of ten weeks over what ten weeks allow
+
+
+def blank() -> Arrays:
+    """One row of state."""
+    return {
+        **residual.blank(),
+        **budget.blank(),
+        **incidents.blank(),
+        **datafault.blank(),
+        "excluded": np.zeros(1),  # share of the last week that own incidents kept out of learning
+    }
+
+
+def start(keys: Sequence[str], before: AnomalyState | None = None) -> AnomalyState:
+    """State for `keys`: rows of `before` where it has them. Incidents of rows that are gone close at the next step."""
+    if before is None:
+        return AnomalyState(Rows((), {}).aligned(keys, blank()))
+    rows = before.rows.aligned(keys, blank())
+    if rows is before.rows:
+        return before
+    # what the pool of the fleet says changes with the fleet
+    threshold = np.full(len(rows.keys), math.nan)
+    return replace(before, rows=Rows(rows.keys, {**rows.arrays, "threshold": threshold}))
+
+
+def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float = 60.0) -> Followed:
+    """Scores one step of samples and opens and closes incidents. `per_week`: false alarms per workload and week."""
+    if per_week <= 0:
+        raise ValueError("the alarm budget must be above 0")
+    a, keys, now = state.rows.arrays, state.rows.keys, seen.now
+    x = np.asarray(seen.observed, dtype=np.float64)
+    spread = np.asarray(a["spread"], dtype=np.float64)
+    near = residual.widened(seen.one_step, seen.levels, spread)
+    far = residual.widened(seen.one_hour, seen.levels, spread)
+    s_near = residual.surprise(x, near, seen.levels)
+    s_far = residual.surprise(x, far, seen.levels)
+    further = np.abs(np.nan_to_num(s_far)) > np.abs(np.nan_to_num(s_near))
+    s = np.where(np.isnan(s_near) | (further & ~np.isnan(s_far)), s_far, s_near)
+    expected = np.where((np.isnan(s_near) | further)[:, None] & ~np.isnan(s_far)[:, None], far, near)
+    middle = int(np.argmin(np.abs(np.asarray(seen.levels) - 0.5)))
+    median, low, high = expected[:, middle], expected[:, 0], expected[:, -1]
+    score = residual.calibrated(np.asarray(a["past"]), s)
+
+    allowed = ~seen.masked & (seen.faults == 0)
+    shares = budget.shares(keys, per_week)
+    pacing = budget.rolled(a, keys, score, allowed, now, step_seconds, per_week)
+    threshold = np.asarray(pacing["threshold"], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        hot = allowed & (score > threshold)
+    side = np.where(s < 0, -1, 1).astype(np.int64)
+    machine, opened, closed, accepted = incidents.moved(a, score, side, x, median, hot, now)
+    pacing["alarms"] = budget.with_alarms(np.asarray(pacing["alarms"]), opened, now)
+
+    still, new, gone = _incidents(
+        state.open, keys, machine, opened, closed, accepted, score, threshold, x, low, high, now
+    )
+    fault_state, faults, new_faults, gone_faults = datafault.follow_faults(
+        a, state.faults, keys, seen.faults, seen.fault_words, (x, low, high), now
+    )
+
+    in_incident = np.asarray(machine["status"]) == incidents.Status.OPEN
+    excluded = np.asarray(a["excluded"], dtype=np.float64)
+    too_much = excluded > MOST_EXCLUDED  # a mask that feeds on itself must let go
+    own = in_incident & ~too_much
+    exclude = own | ~allowed
+    learned = residual.learned(a, s, np.abs(x - median), ~exclude)
+    excluded = excluded + (in_incident - excluded) * min(1.0, step_seconds / _WEEK)
+    arrays: Arrays = {**a, **learned, **pacing, **machine, **fault_state, "excluded": excluded}
+    return Followed(
+        state=AnomalyState(Rows(keys, arrays), still, faults),
+        score=score,
+        low=low,
+        high=high,
+        threshold=threshold,
+        opened=new + new_faults,
+        closed=gone + gone_faults,
+        open=(*still.values(), *faults.values()),
+        exclude=exclude,
+        budget_used=budget.used(np.asarray(pacing["alarms"]), shares),
+    )
+
+
+def dump(state: AnomalyState) -> tuple[Rows, list[dict[str, Any]]]:
+    """The arrays, and the open incidents as JSON: what a restart needs."""
+    told = [{"key": key, "incident": to_json(incident)} for key, incident in state.open.items()]
+    told += [{"key": key, "fault": to_json(incident)} for key, incident in state.faults.items()]
+    return state.rows, told
+
+
+def restore(rows: Rows, told: Sequence[Mapping[str, Any]]) -> AnomalyState:
+    """The state of `dump`. A row that says open without an incident starts calm. Raises InputError for bad JSON."""
+    known = {entry["key"]: from_json(Incident, entry["incident"]) for entry in told if "incident" in entry}
+    faults = {entry["key"]: from_json(Incident, entry["fault"]) for entry in told if "fault" in entry}
+    state = start(rows.keys, AnomalyState(rows, known, faults))
+    status = np.array(state.rows.arrays["status"])
+    orphan = (status == incidents.Status.OPEN) & np.array([key not in known for key in rows.keys], dtype=np.bool_)
+    status[orphan] = incidents.Status.CALM
+    return replace(state, rows=Rows(rows.keys, {**state.rows.arrays, "status": status}))
+
+
+def _incidents(
+    open_: Mapping[str, Incident],
+    keys: Sequence[str],
+    machine: Arrays,
+    opened: BoolArray,
+    closed: BoolArray,
+    accepted: BoolArray,
+    score: FloatArray,
+    threshold: FloatArray,
+    observed: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    now: int,
+) -> tuple[dict[str, Incident], tuple[Incident, ...], tuple[Incident, ...]]:
+    """(open ones by row key, opened, closed): only rows with an incident are looked at."""
+    if not open_ and not opened.any():
+        return {}, (), ()
+    still: dict[str, Incident] = {}
+    gone: list[Incident] = []
+    at = datetime.fromtimestamp(now, UTC)
+    row_of = {key: row for row, key in enumerate(keys)}
+    status = np.asarray(machine["status"])
+    for key, incident in open_.items():
+        row = row_of.get(key)
+        if row is None:
+            gone.append(replace(incident, closed_at=at))
+            continue
+        if score[row] > incident.score:
+            worse = replace(
+                incident,
+                score=float(score[row]),
+                severity=incidents.severity(float(score[row]), float(threshold[row])),
+                observed=float(observed[row]),
+                expected_low=float(low[row]),
+                expected_high=float(high[row]),
+            )
+            incident = replace(worse, sentence=incidents.sentence(worse))
+        if closed[row] or status[row] != incidents.Status.OPEN:  # the latter: its row began anew
+            ending = "; accepted as the new regime" if accepted[row] else ""
+            gone.append(replace(incident, closed_at=at, sentence=incident.sentence + ending))
+        else:
+            still[key] = incident
+    new: list[Incident] = []
+    elevated = np.asarray(machine["elevated_at"], dtype=np.float64)
+    sides = np.asarray(machine["side"])
+    for new_row in np.flatnonzero(opened).tolist():
+        onset = now if np.isnan(elevated[new_row]) else int(elevated[new_row])
+        values = (float(observed[new_row]), float(low[new_row]), float(high[new_row]))
+        incident = incidents.opened_incident(
+            keys[new_row],
+            "residual",
+            now,
+            onset,
+            float(score[new_row]),
+            float(threshold[new_row]),
+            int(sides[new_row]),
+            values,
+        )
+        still[keys[new_row]] = incident
+        new.append(incident)
+    return still, tuple(new), tuple(gone)
