@@ -19,7 +19,9 @@ from forecaster.rows import Arrays
 DAYS = 70  # ten weeks
 DAY = 86_400
 LEAST_THRESHOLD = 2.0
-_LEAST_EXCEEDANCES = 10.0  # that a pool must let expect before its quantile is trusted
+YOUNG = 2.0  # times the threshold, until half a day of own scores is known: quantiles can be wrong by such a factor
+_LEAST_POOL = 20  # days of all rows together that a fitted distribution of maxima needs
+_LEAST_EXCEEDANCES = 10.0  # that a pool must let expect before its own quantile is trusted
 
 
 def blank() -> Arrays:
@@ -87,8 +89,10 @@ def thresholds(maxima: FloatArray, per_week: FloatArray, step_seconds: float) ->
     theory = np.log10(7 * DAY / step_seconds / per_week)
     every = np.sort(maxima[~np.isnan(maxima)])
     if len(every):
-        pooled = np.quantile(every, calm_day)
-        trust = np.minimum(1.0, len(every) * (1 - calm_day) / _LEAST_EXCEEDANCES)
+        fitted = _gumbel(every, calm_day)
+        full = np.minimum(1.0, len(every) * (1 - calm_day) / _LEAST_EXCEEDANCES)
+        pooled = full * np.quantile(every, calm_day) + (1 - full) * fitted
+        trust = min(1.0, len(every) / _LEAST_POOL)
         theory = trust * pooled + (1 - trust) * theory
     own_days = (~np.isnan(maxima)).sum(axis=1)
     # the quantile of each row's own days, linear between the sorted maxima; NaN sorts last
@@ -102,6 +106,18 @@ def thresholds(maxima: FloatArray, per_week: FloatArray, step_seconds: float) ->
     weight = own_days / maxima.shape[1]
     mixed = np.where(own_days > 0, weight * np.nan_to_num(own) + (1 - weight) * theory, theory)
     return np.asarray(np.maximum(mixed, LEAST_THRESHOLD))
+
+
+def _gumbel(maxima: FloatArray, probability: FloatArray) -> FloatArray:
+    """Quantiles of the Gumbel distribution with the mean and spread of `maxima`: scores have an exponential tail."""
+    scale = math.sqrt(6) / math.pi * float(maxima.std())
+    return np.asarray(float(maxima.mean()) - scale * (np.euler_gamma + np.log(-np.log(probability))))
+
+
+def in_force(state: Arrays) -> FloatArray:
+    """(row,) the threshold to open at: twice as high while the row's own scores are not known for half a day."""
+    young = np.isnan(np.asarray(state["maxima"])[:, -1]) & (np.asarray(state["day_seen"], dtype=np.float64) < DAY / 2)
+    return np.asarray(np.where(young, YOUNG, 1.0) * np.asarray(state["threshold"], dtype=np.float64))
 
 
 def with_alarms(alarms: FloatArray, opened: BoolArray, now: int) -> FloatArray:

@@ -108,7 +108,7 @@ def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float
     allowed = ~seen.masked & (seen.faults == 0)
     shares = budget.shares(keys, per_week)
     pacing = budget.rolled(a, keys, score, allowed, now, step_seconds, per_week)
-    threshold = np.asarray(pacing["threshold"], dtype=np.float64)
+    threshold = budget.in_force(pacing)
     with np.errstate(invalid="ignore"):
         hot = allowed & (score > threshold)
     side = np.where(s < 0, -1, 1).astype(np.int64)

@@ -15,7 +15,7 @@ from forecaster.rows import Arrays
 HIGHEST_SCORE = 20.0
 MOST_SURPRISE = 100.0  # nats
 BINS, BIN_WIDTH = 64, 0.25  # of the histogram of past surprises, in nats: 0 to 16, the last bin holds all beyond
-PRIOR = 500.0  # samples that the belief "the quantiles are right" weighs at the start
+PRIOR = 200.0  # samples that the belief "the quantiles are right" weighs at the start
 MEMORY = 20_160.0  # samples that the histogram remembers: two weeks of minutes
 TAIL_SHARE, TAIL_LEAST = 0.01, 20.0  # the fitted tail begins where this share, or this many samples, lie beyond
 LEAST_MEAN_EXCESS = 0.5  # nats; a tail that ends at once would make of any new maximum a wonder
