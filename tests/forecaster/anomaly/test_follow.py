@@ -283,6 +283,7 @@ def test_a_budget_of_nothing_is_a_bug_of_the_caller() -> None:
         run([1.0], per_week=0.0)
 
 
+@pytest.mark.slow
 def test_the_budget_is_kept_on_dependent_and_misjudged_residuals() -> None:
     """40 workloads x 16 weeks of AR(1) residuals twice as wide as the forecast says, judged every 30 minutes."""
     rows, seconds, weeks, per_week = 40, 1800.0, 16, 0.5
