@@ -1,0 +1,1272 @@
+"""What Prometheus has said so far, on two grids, and what one cycle gets of it.
+
+A fine grid (the step, two days) and a coarse one (its means, weeks) for all rows; a row is a workload's load or the
+usage of one of its resources. An expression is asked once however many use it, a template stays one query. Each
+interval the loads are asked for at this moment; each step the grids move on by a short range query that overlaps what is
+known; what is missing before that is read bit by bit, fine before coarse and newest first, so that a cold start hurts
+nobody. Faults of Prometheus are results here, not exceptions: a reason per row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+
+from forecaster import grid, promql
+from forecaster.cluster_facts import ClusterFacts
+from forecaster.domain import (
+    LOAD,
+    BoolArray,
+    Calendar,
+    Context,
+    Event,
+    FloatArray,
+    HpaFacts,
+    IntArray,
+    ResourceSpec,
+    Samples,
+    ScaleSpec,
+    SeriesBatch,
+    SeriesKey,
+    Workload,
+    WorkloadSpec,
+)
+from forecaster.errors import InputError, SourceError
+from forecaster.ports import MetricSource
+from forecaster.reasons import Reason, ReasonCode
+
+FINE_COLUMNS = 2_880
+OVERLAP = 3  # steps that are read again: a scrape can be late
+LIVE_STEPS = 10  # what is further behind is back-fill
+STALE_STEPS = 3
+PIECE_POINTS = 1_000_000  # of one back-fill query: some 35 MB of JSON, far under Prometheus' 50 M samples
+PIECE_COLUMNS = 10_000
+READ_POINTS = 4_000_000  # fine points of back-fill in one reading: seconds, not minutes, of Prometheus' time
+MOST_SKEW = 5.0  # seconds between the two clocks before it matters
+DROPPED_AFTER = 86_400  # seconds without a sample until a row of a template goes
+NEW_ROWS_EVERY = 3_600  # seconds between back-fills for labels that are new in a template
+KEPT_VALUES = 3_600  # seconds that a capacity or limit outlives its last answer
+NEVER_NEGATIVE = 1_440  # samples without a negative one before a negative one is a fault
+ACCEPT_NEGATIVE = 60  # negative samples in a row until they are the way things are now
+GAP_STEPS = 30  # least age of a row, in steps, before its gaps are judged
+CHUNK_SECONDS = 6 * 3_600
+CHUNK_VERSION = 1
+
+Labels = tuple[str, ...]  # values of the forEach labels; () for a plain workload
+Span = tuple[int, int]  # (after, until] in Unix seconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """All that one cycle knows of the outside at `now`.
+
+    The arrays of `context` are windows on the history: they hold until the next `read`.
+    """
+
+    now: datetime  # by Prometheus' clock where that is more than 5 s off ours, for the grid lives by it
+    workloads: tuple[Workload, ...]  # templates filled in
+    context: Context  # rows = keys; through the last whole step at or before `now`
+    new_column: bool  # the grid moved since the last reading
+    newest: FloatArray  # (row,) by instant query at `now`, for resources the last grid value; NaN where missing
+    newest_at: IntArray  # (row,) Unix seconds of it
+    data_through: FloatArray  # (row,) Unix seconds of the last real sample; NaN: never one
+    reasons: tuple[tuple[Reason, ...], ...]  # (row,)
+    notices: tuple[Reason, ...]  # about the source as a whole, and entries that gave no workload
+    series_count: FloatArray  # (row,) series behind a sum; NaN where there is no sum
+    capacity: Mapping[str, float]  # workload -> load that fills one replica, of those that ask for it by PromQL
+    limits: FloatArray  # (row,) resource limit; NaN for loads and where unknown
+    facts: Mapping[str, HpaFacts]  # "namespace/hpa" ->
+    clock_skew_seconds: float | None  # Prometheus' clock minus ours
+
+
+class ChunkHead(msgspec.Struct, frozen=True):
+    """What a chunk says of itself, before its values."""
+
+    version: int
+    resolution: str  # "fine" | "coarse"
+    slot: int  # Unix seconds: the six hours that begin here
+    after: int  # time before the first column
+    step: int
+    keys: tuple[str, ...]  # row keys
+    entries: tuple[str, ...]  # identity of the configuration entry, one per row
+    labels: tuple[Labels, ...]  # of the template, one per row
+    read: tuple[Span, ...]  # the part that Prometheus was asked for, one per row; (0, 0): none
+    columns: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HistoryChunk:
+    """Six hours of one resolution, as the store keeps them. Identity: resolution and slot."""
+
+    head: ChunkHead
+    values: FloatArray  # (row, time) float32
+
+    @property
+    def id(self) -> str:
+        return f"{self.head.resolution}/{self.head.slot}"
+
+    @property
+    def until(self) -> int:
+        """Unix seconds of its last column."""
+        return self.head.after + self.head.columns * self.head.step
+
+    def to_bytes(self) -> bytes:
+        """Checksum, length of the head, head (JSON), values (float32, little-endian)."""
+        head = msgspec.json.encode(self.head)
+        body = len(head).to_bytes(4, "little") + head + np.ascontiguousarray(self.values, dtype="<f4").tobytes()
+        return zlib.crc32(body).to_bytes(4, "little") + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> HistoryChunk:
+        """Raises ValueError where the bytes are not a whole chunk of a version that is known here."""
+        if len(data) < 8 or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
+            raise ValueError("the checksum is wrong")
+        size = int.from_bytes(data[4:8], "little")
+        try:
+            head = msgspec.json.decode(data[8 : 8 + size], type=ChunkHead)
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from error
+        rows = len(head.keys)
+        values = np.frombuffer(data, dtype="<f4", offset=8 + size)
+        if head.version != CHUNK_VERSION or not rows == len(head.entries) == len(head.labels) == len(head.read):
+            raise ValueError("another version, or its lists differ in length")
+        if len(values) != rows * head.columns:
+            raise ValueError("its values do not have the shape that it states")
+        return cls(head, values.reshape(rows, head.columns))
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class _Expression:
+    """One PromQL text: asked once, whoever uses it."""
+
+    text: str
+    users: list[_Series] = field(default_factory=list)
+    through: int | None = None  # the grid has been read up to here
+    missing: dict[str, list[Span]] = field(default_factory=lambda: {"fine": [], "coarse": []})
+    partial: list[Span] = field(default_factory=list)  # read with warnings: not to be learned from
+    refilled_at: int = 0
+    wants_refill: bool = False  # a template has rows whose past is not known
+    failures: int = 0  # of back-fill, in a row
+    failed_at: int = 0  # counts readings; the newest failures are asked last
+    error: SourceError | None = None  # of this reading
+    is_partial: bool = False
+    warnings: tuple[str, ...] = ()
+    answered: bool = False  # in this reading
+
+    @property
+    def rows(self) -> int:
+        return max(1, sum(len(user.row_of) for user in self.users))
+
+
+@dataclass(slots=True, eq=False)
+class _Series:
+    """The rows of one role of one entry."""
+
+    entry: _Entry
+    role: str
+    expression: _Expression
+    count: str | None  # PromQL of the number of series behind its sum
+    row_of: dict[Labels, int] = field(default_factory=dict)
+    crowded: dict[Labels, int] = field(default_factory=dict)  # series for one row, where there are several
+    # Label sets of the last answer (by kind of query), their rows, and which of them have one.
+    seen: dict[bool, tuple[Any, IntArray, IntArray]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One entry of the configuration."""
+
+    spec: WorkloadSpec
+    id: str
+    series: list[_Series] = field(default_factory=list)
+    workloads: dict[Labels, Workload] = field(default_factory=dict)
+    notice: Reason | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    key: SeriesKey
+    text: str  # stored identity
+    series: _Series
+    labels: Labels
+
+
+class _Table:
+    """Arrays with one value per row."""
+
+    BLANK: ClassVar[dict[str, float]] = {
+        "first_seen": np.nan,
+        "through": np.nan,  # time of the last real sample
+        "newest": np.nan,
+        "newest_at": 0.0,
+        "count": np.nan,
+        "limit": np.nan,
+        "limit_at": 0.0,
+        "samples": 0.0,  # numbers seen, counted up to what `ever_negative` needs
+        "negative": 0.0,  # 1: has been
+        "negatives": 0.0,  # in a row
+        "negative_at": np.nan,  # newest negative sample that was taken for a fault
+    }
+
+    def __init__(self) -> None:
+        self.arrays = {name: np.full(0, blank) for name, blank in self.BLANK.items()}
+
+    def __getitem__(self, name: str) -> FloatArray:
+        return self.arrays[name]
+
+    def add(self, count: int) -> None:
+        for name, blank in self.BLANK.items():
+            self.arrays[name] = np.concatenate([self.arrays[name], np.full(count, blank)])
+
+    def keep(self, rows: IntArray) -> None:
+        for name in self.BLANK:
+            self.arrays[name] = self.arrays[name][rows]
+
+
+# --- history ---------------------------------------------------------------------------------------------------------
+
+
+class History:
+    """Rolling history of all workloads. One thread at a time."""
+
+    def __init__(
+        self,
+        specs: Sequence[WorkloadSpec],
+        step: timedelta,
+        span: timedelta,
+        interval: timedelta = timedelta(seconds=15),
+        kube_state_metrics: bool = True,
+    ) -> None:
+        self._step = int(step.total_seconds())
+        if self._step < 1 or step != timedelta(seconds=self._step):
+            raise ValueError(f"a step of {step} is not a whole number of seconds")
+        self._coarse_step = grid.coarse_step(self._step)
+        self._span = span
+        self._interval = interval
+        self._kube_state_metrics = kube_state_metrics
+        self._specs = tuple(specs)
+        self._fine: grid.RollingGrid | None = None
+        self._coarse: grid.RollingGrid | None = None
+        self._rows: list[_Row] = []
+        self._table = _Table()
+        self._expressions: dict[str, _Expression] = {}
+        self._entries: list[_Entry] = []
+        self._names: set[str] = set()
+        self._events: tuple[Event, ...] = ()
+        self._chunks: list[HistoryChunk] = []  # restored, waiting for the first reading
+        self._facts = ClusterFacts()
+        self._capacity: dict[str, tuple[float, float]] = {}  # workload -> (value, when)
+        self._skew = 0.0
+        self._known_skew: float | None = None
+        self._readings = 0
+        self._dirty_from: int | None = None  # oldest fine time written since coarse columns were made
+        self._masks: tuple[Any, BoolArray | None, BoolArray | None] | None = None
+        self._changed: set[str] = set()  # chunks written since the last dump
+        self._notices: list[Reason] = []
+        for spec in self._specs:
+            self._add_entry(spec)
+
+    # --- the surface ---
+
+    @property
+    def backlog(self) -> int:
+        """Seconds of history, summed over expressions, that are still to be read."""
+        spans = (span for one in self._expressions.values() for missing in one.missing.values() for span in missing)
+        return sum(until - after for after, until in spans)
+
+    def read(self, source: MetricSource, now: datetime) -> Reading:
+        """What is known at `now` (aware). Never raises for Prometheus' faults: they become reasons."""
+        self._readings += 1
+        self._notices = []
+        asking = _Asking(source)
+        loads = {entry.series[0].expression.text for entry in self._entries}
+        self._forget_answers(loads)
+        self._table["newest"][:] = np.nan
+        at = self._instants(asking, now)
+        seconds = at.timestamp()
+        moved = self._move(seconds)
+        if moved:
+            self._forget_answers(self._expressions.keys() - loads)
+            self._live(asking)
+            self._slow_facts(asking, at)
+        self._backfill(asking)
+        self._pool()
+        self._resource_newest()
+        if moved:
+            self._drop(seconds)
+        return self._reading(asking, at, moved)
+
+    def exclude(self, events: Sequence[Event]) -> None:
+        """Intervals that are not to be learned from: those of `events` that say so. Replaces the ones before."""
+        self._events = tuple(event for event in events if event.exclude)
+        self._masks = None
+
+    def reconfigure(self, specs: Sequence[WorkloadSpec]) -> None:
+        """Takes other workloads; rows whose key is the same keep their history."""
+        fresh = History(
+            specs,
+            timedelta(seconds=self._step),
+            self._span,
+            self._interval,
+            self._kube_state_metrics,
+        )
+        if self._fine is not None:
+            fresh.restore(list(self.dump()))
+        ids = {entry.id for entry in fresh._entries}
+        fresh._events, fresh._facts, fresh._skew = self._events, self._facts, self._skew
+        fresh._known_skew, fresh._readings = self._known_skew, self._readings
+        names = {work.name for entry in self._entries if entry.id in ids for work in entry.workloads.values()}
+        fresh._capacity = {name: value for name, value in self._capacity.items() if name in names}
+        for name in self.__dict__:
+            setattr(self, name, getattr(fresh, name))
+
+    def dump(self, changed_only: bool = False) -> Iterator[HistoryChunk]:
+        """Chunks of six hours for the store, oldest first; once back-fill is done only the newest ones change.
+
+        Samples that came with warnings are left out: they are read again after a restart. `changed_only` gives those
+        that were written since the last dump.
+        """
+        if self._fine is None or self._coarse is None:
+            return
+        changed, self._changed = self._changed, set()
+        for name, one in (("fine", self._fine), ("coarse", self._coarse)):
+            for after in range(grid.floor_to(one.first - one.step, CHUNK_SECONDS), one.head, CHUNK_SECONDS):
+                if not changed_only or f"{name}/{after}" in changed:
+                    yield self._chunk(name, one, after)
+
+    def restore(self, chunks: Iterable[HistoryChunk]) -> None:
+        """Takes chunks of `dump`, before the first reading; those of other steps, versions or entries are left out.
+
+        What they hold is not asked for again.
+        """
+        if self._fine is not None:
+            raise ValueError("history has been read already")
+        ids = {entry.id: entry for entry in self._entries}
+        steps = {"fine": self._step, "coarse": self._coarse_step}
+        foreign = 0
+        for chunk in sorted(chunks, key=lambda chunk: (chunk.head.resolution != "fine", -chunk.head.after)):
+            head = chunk.head
+            if head.version != CHUNK_VERSION or steps.get(head.resolution) != head.step or head.after % head.step:
+                foreign += 1
+                continue
+            self._chunks.append(chunk)
+            for key, entry, labels in zip(head.keys, head.entries, head.labels, strict=True):
+                owner = ids.get(entry)
+                role = key.rpartition("/")[2]
+                if owner is not None and labels and labels not in owner.workloads and role == LOAD:
+                    self._add_workload(owner, labels)
+        if foreign:
+            text = f"{foreign} chunks of stored history are of another step or version and were left out"
+            self._restore_notice = Reason(ReasonCode.HISTORY_TOO_SHORT, text)
+
+    _restore_notice: Reason | None = None
+
+    # --- entries, workloads, rows ---
+
+    def _add_entry(self, spec: WorkloadSpec) -> None:
+        entry = _Entry(spec, _digest(f"{spec.name}\0{','.join(spec.for_each)}\0{spec.load}\0{self._step}"))
+        self._entries.append(entry)
+        roles = [(LOAD, spec.load), *((resource.name, resource.usage) for resource in spec.resources)]
+        for role, text in roles:
+            expression = self._expressions.setdefault(text, _Expression(text))
+            series = _Series(entry, role, expression, _count(text))
+            expression.users.append(series)
+            entry.series.append(series)
+        if not spec.for_each:
+            self._add_workload(entry, ())
+
+    def _add_workload(self, entry: _Entry, labels: Labels) -> None:
+        """A workload and its rows, at the end."""
+        spec = entry.spec
+        values = dict(zip(spec.for_each, labels, strict=True))
+        name = _filled(spec.name, values)
+        if values and name == spec.name:
+            name = "/".join((name, *labels))
+        if name in self._names:
+            entry.notice = Reason(
+                ReasonCode.CONFIG_INVALID, f"two workloads are called {name!r}: the second is left out"
+            )
+            return
+        self._names.add(name)
+        scale = spec.scale and replace(
+            spec.scale, namespace=_filled(spec.scale.namespace, values), hpa=_filled(spec.scale.hpa, values)
+        )
+        key = f"{name}#{_digest(f'{spec.load}{chr(0)}{self._step}')}"
+        entry.workloads[labels] = Workload(name, key, values, spec, scale)
+        for series in entry.series:
+            series.row_of[labels] = len(self._rows)
+            series.seen = {}
+            self._rows.append(_Row(SeriesKey(name, series.role), f"{key}/{series.role}", series, labels))
+        self._table.add(len(entry.series))
+        for one in (self._fine, self._coarse):
+            if one is not None:
+                one.add_rows(len(entry.series))
+        self._masks = None
+
+    def _expand(self, entry: _Entry, found: Iterable[Labels]) -> None:
+        """Workloads for label combinations that are new; beyond `max_series` the rest is cut, in order of labels."""
+        found = set(found)
+        entry.notice = None
+        nameless = {labels for labels in found if not all(labels)}
+        if nameless:
+            text = f"{entry.spec.name}: {len(nameless)} series lack a label of {list(entry.spec.for_each)}"
+            entry.notice = Reason(ReasonCode.NO_DATA, text)
+        fresh = sorted(found - nameless - entry.workloads.keys())
+        room = max(0, entry.spec.max_series - len(entry.workloads))
+        if len(fresh) > room:
+            text = (
+                f"{entry.spec.name}: {len(found)} series, {entry.spec.max_series} are allowed (maxSeries); "
+                f"{len(fresh) - room} are left out"
+            )
+            entry.notice = Reason(ReasonCode.TOO_MANY_SERIES, text)
+        for labels in fresh[:room]:
+            self._add_workload(entry, labels)
+        if fresh[:room] and self._fine is not None:
+            for series in entry.series:
+                series.expression.wants_refill = True
+
+    def _refill(self, expression: _Expression) -> None:
+        """Back-fill for new rows of a template that is already being read; what is known is not rewritten.
+
+        It reads the whole template again, so it is done once an hour at most: what is new has little past.
+        """
+        assert self._fine is not None
+        head = self._fine.head
+        if expression.wants_refill and not head - expression.refilled_at < NEW_ROWS_EVERY:
+            expression.wants_refill, expression.refilled_at = False, head
+            expression.missing = self._all_missing(head)
+
+    def _drop(self, now: float) -> None:
+        """Rows of templates go when they have had no sample for a day while their query answered."""
+        through = self._table["through"]
+        gone: set[int] = set()
+        alive = bool(np.isfinite(self._table["newest"]).any())  # a Prometheus that lost its data says nothing
+        for entry in self._entries:
+            if not entry.spec.for_each:
+                continue
+            load = entry.series[0]
+            behind = load.expression.missing["fine"]
+            if load.expression.error is not None or not load.expression.answered or behind or not alive:
+                continue
+            for labels, row in list(load.row_of.items()):
+                if np.isfinite(through[row]) and now - through[row] <= DROPPED_AFTER:
+                    continue
+                gone.update(series.row_of.pop(labels) for series in entry.series)
+                self._names.discard(entry.workloads.pop(labels).name)
+        if not gone:
+            return
+        keep = np.array([row for row in range(len(self._rows)) if row not in gone], dtype=np.int64)
+        place = {int(old): new for new, old in enumerate(keep)}
+        self._rows = [self._rows[row] for row in keep]
+        self._table.keep(keep)
+        for one in (self._fine, self._coarse):
+            assert one is not None
+            one.keep_rows(keep)
+        for entry in self._entries:
+            for series in entry.series:
+                series.row_of = {labels: place[row] for labels, row in series.row_of.items()}
+                series.seen = {}
+        self._masks = None
+
+    # --- asking ---
+
+    def _instants(self, asking: _Asking, now: datetime) -> datetime:
+        """The loads of this moment; returns the moment by Prometheus' clock."""
+        loads = {entry.series[0].expression.text: entry.series[0].expression for entry in self._entries}
+        order = sorted(loads.values(), key=lambda one: one.failed_at)  # one that hangs must not starve the others
+        at = now + timedelta(seconds=self._skew)
+        again = True
+        todo = list(order)
+        while todo:
+            expression = todo.pop(0)
+            answer = self._ask_instant(asking, expression, at)
+            if answer is None:
+                continue
+            if again and answer.server_time is not None:
+                again = False
+                skew = (answer.server_time - now).total_seconds() + 0.5 - answer.query_seconds
+                self._known_skew = skew
+                used = skew if abs(skew) > MOST_SKEW else 0.0
+                if abs(used - self._skew) > MOST_SKEW or (used == 0.0) != (self._skew == 0.0):
+                    self._skew = used  # the clocks have moved against each other: ask for the right moment
+                    at = now + timedelta(seconds=used)
+                    todo.insert(0, expression)
+                    continue
+            self._take_instant(expression, answer, at.timestamp())
+        if abs(self._skew) > MOST_SKEW:
+            side = "ahead of" if self._skew > 0 else "behind"
+            text = f"Prometheus' clock is {abs(self._skew):.0f} s {side} ours; its clock is used"
+            self._notices.append(Reason(ReasonCode.DATA_FAULT, text))
+        return at
+
+    def _ask_instant(self, asking: _Asking, expression: _Expression, at: datetime) -> Samples | None:
+        try:
+            answer = asking.instant(expression.text, at)
+        except SourceError as error:
+            self._failed(expression, error)
+            return None
+        expression.answered = True
+        self._warned(expression, answer)
+        return answer
+
+    def _take_instant(self, expression: _Expression, answer: Samples, at: float) -> None:
+        for series in expression.users:
+            if series.role != LOAD:
+                continue
+            if series.entry.spec.for_each:
+                self._expand(series.entry, _combinations(answer, series.entry.spec.for_each))
+            rows, values = self._rows_of(series, answer, judge=True)
+            if not len(rows):
+                continue
+            newest = self._sound(rows, values[:, 0], at, live=True)
+            known = np.isfinite(newest)
+            table = self._table
+            table["newest"][rows] = newest
+            table["newest_at"][rows] = at
+            table["first_seen"][rows[known]] = np.fmin(table["first_seen"][rows[known]], at)
+            table["through"][rows[known]] = at  # not the maximum: our clock may have jumped back
+
+    def _move(self, now: float) -> bool:
+        """Moves the grids on to `now`. True if a step has passed, and at first."""
+        head = grid.floor_to(now, self._step)
+        if self._fine is not None and head < self._fine.head - FINE_COLUMNS * self._step:
+            # The clock was days ahead and has been set right: what we hold lies in the future. Begin anew.
+            self._fine = self._coarse = None
+            self._chunks.clear()
+            for one in self._expressions.values():
+                one.through, one.partial = None, []
+            blank = _Table()
+            blank.add(len(self._rows))
+            blank.arrays["newest"], blank.arrays["newest_at"] = self._table["newest"], self._table["newest_at"]
+            self._table = blank
+        if self._fine is None or self._coarse is None:
+            columns = max(FINE_COLUMNS * self._step, int(self._span.total_seconds())) // self._coarse_step
+            self._fine = grid.RollingGrid(self._step, FINE_COLUMNS, head)
+            self._coarse = grid.RollingGrid(self._coarse_step, columns, grid.floor_to(head, self._coarse_step))
+            self._fine.add_rows(len(self._rows))
+            self._coarse.add_rows(len(self._rows))
+            for expression in self._expressions.values():
+                expression.missing = self._all_missing(head)
+                expression.refilled_at = head
+            self._take_chunks()
+            self._masks = None
+            return True
+        if head <= self._fine.head:
+            through = self._table["through"]
+            through[:] = np.fmin(through, max(now, 0.0))  # after a jump back: ages are never negative
+            return False
+        self._fine.advance(head)
+        self._coarse.advance(grid.floor_to(head, self._coarse_step))
+        return True
+
+    def _all_missing(self, head: int) -> dict[str, list[Span]]:
+        assert self._fine is not None
+        assert self._coarse is not None
+        pooled_from = self._pooled_from()
+        first = self._coarse.first - self._coarse_step
+        return {
+            "fine": [(self._fine.first - self._step, head)],
+            "coarse": [(first, pooled_from)] if pooled_from > first else [],
+        }
+
+    def _pooled_from(self) -> int:
+        """Coarse columns after this time are means of the fine grid we hold."""
+        assert self._fine is not None
+        oldest = self._fine.first - self._step
+        return -grid.floor_to(-oldest, self._coarse_step)
+
+    def _live(self, asking: _Asking) -> None:
+        """The newest columns of every expression, with an overlap; what is further behind becomes back-fill."""
+        assert self._fine is not None
+        head = self._fine.head
+        for expression in sorted(self._expressions.values(), key=lambda one: one.failed_at):
+            if expression.error is not None:
+                continue
+            if expression.through is None:  # nothing has been read yet: all of it is back-fill
+                expression.missing = self._all_missing(head)
+                continue
+            since = expression.through
+            if head - since > LIVE_STEPS * self._step:
+                self._gap(expression, since - OVERLAP * self._step, head)
+                continue
+            self._refill(expression)
+            after = since - OVERLAP * self._step
+            if self._read_fine(asking, expression, after, head, open_from=after + self._step):
+                expression.through = head
+
+    def _gap(self, expression: _Expression, after: int, head: int) -> None:
+        """We were away, or Prometheus was: the time since becomes back-fill, at both resolutions."""
+        assert self._fine is not None
+        oldest = self._fine.first - self._step
+        expression.missing["fine"] = _merged([*expression.missing["fine"], (max(after, oldest), head)])
+        pooled_from = self._pooled_from()
+        begin = grid.floor_to(after, self._coarse_step)
+        if begin < pooled_from:
+            expression.missing["coarse"] = _merged([*expression.missing["coarse"], (begin, pooled_from)])
+        expression.through = head
+
+    def _backfill(self, asking: _Asking) -> None:
+        """A measured amount of what is missing: fine before coarse, newest first, all expressions in turn."""
+        left = READ_POINTS // (8 if getattr(asking.source, "slowed", False) else 1)
+        for resolution, weight in (("fine", 1), ("coarse", self._coarse_step // self._step)):
+            waiting = [one for one in self._expressions.values() if one.missing[resolution]]
+            while waiting and left > 0:
+                for expression in list(waiting):
+                    if left <= 0 or expression.error is not None:
+                        waiting.remove(expression)
+                        continue
+                    columns = self._backfill_piece(asking, expression, resolution)
+                    left -= expression.rows * columns * weight
+                    if not expression.missing[resolution] or not columns:
+                        waiting.remove(expression)
+
+    def _backfill_piece(self, asking: _Asking, expression: _Expression, resolution: str) -> int:
+        """Reads the newest piece that is missing; returns its columns, 0 where it failed."""
+        assert self._fine is not None
+        assert self._coarse is not None
+        fine = resolution == "fine"
+        one = self._fine if fine else self._coarse
+        after, until = expression.missing[resolution][-1]
+        after = max(after, one.first - one.step)
+        expression.missing[resolution].pop()
+        if after >= until:
+            return 1
+        columns = min((until - after) // one.step, PIECE_COLUMNS, max(1, PIECE_POINTS // expression.rows))
+        begin = until - columns * one.step
+        if fine:
+            done = self._read_fine(asking, expression, begin, until, open_from=self._fine.head - self._step * OVERLAP)
+        else:
+            done = self._read_coarse(asking, expression, begin, until)
+        if not done:
+            expression.missing[resolution].append((after, until))
+            if expression.failures >= 3 and not fine:
+                expression.missing["coarse"] = []
+                text = f"{expression.text}: its history cannot be read: {expression.error}"
+                self._notices.append(Reason(ReasonCode.QUERY_ERROR, text))
+            return 0
+        if begin > after:
+            expression.missing[resolution].append((after, begin))
+        if fine and expression.through is None:
+            expression.through = until
+        return columns
+
+    def _read_fine(self, asking: _Asking, expression: _Expression, after: int, until: int, open_from: int) -> bool:
+        assert self._fine is not None
+        answer = self._ask_range(asking, expression, expression.text, after, until, self._step)
+        if answer is None:
+            return False
+        live = until == self._fine.head and until - after <= (LIVE_STEPS + OVERLAP) * self._step
+        first = after + self._step
+        for series in expression.users:
+            if series.role == LOAD and series.entry.spec.for_each and not series.row_of:
+                # Only where instants answer nothing (all gone at this moment) do rows come from the past.
+                self._expand(series.entry, _combinations(answer, series.entry.spec.for_each))
+            self._write(self._fine, series, answer, first, open_from, live)
+        if expression.is_partial:
+            expression.partial = _merged([*expression.partial, (after, until)])
+            self._masks = None
+        elif expression.partial:
+            expression.partial = _without(expression.partial, (after, until))
+            self._masks = None
+        self._dirty_from = min(first, self._dirty_from or first)
+        self._note_written("fine", after, until)
+        return True
+
+    def _read_coarse(self, asking: _Asking, expression: _Expression, after: int, until: int) -> bool:
+        assert self._coarse is not None
+        # The mean of the step's grid points inside (t - coarse step, t]: a subquery's range takes in its left edge
+        # before Prometheus 3, so it is a second shorter.
+        newline = "\n" if "#" in expression.text else ""  # a comment would swallow the bracket
+        query = f"avg_over_time(({expression.text}{newline})[{self._coarse_step - 1}s:{self._step}s])"
+        answer = self._ask_range(asking, expression, query, after, until, self._coarse_step)
+        if answer is None:
+            return False
+        for series in expression.users:
+            self._write(self._coarse, series, answer, after + self._coarse_step, until + 1, live=False)
+        if expression.is_partial:
+            expression.partial = _merged([*expression.partial, (after, until)])
+            self._masks = None
+        self._note_written("coarse", after, until)
+        return True
+
+    def _ask_range(
+        self, asking: _Asking, expression: _Expression, query: str, after: int, until: int, step: int
+    ) -> Samples | None:
+        start, end = datetime.fromtimestamp(after + step, UTC), datetime.fromtimestamp(until, UTC)
+        try:
+            answer = asking.range(query, start, end, timedelta(seconds=step))
+        except SourceError as error:
+            self._failed(expression, error)
+            return None
+        expression.answered, expression.failures = True, 0
+        self._warned(expression, answer)
+        return answer
+
+    def _forget_answers(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            one = self._expressions[text]
+            one.error, one.is_partial, one.warnings, one.answered = None, False, (), False
+
+    def _failed(self, expression: _Expression, error: SourceError) -> None:
+        expression.error, expression.failed_at = error, self._readings
+        expression.failures += 1
+
+    def _warned(self, expression: _Expression, answer: Samples) -> None:
+        # Of this answer alone: a complete one after a partial one is complete.
+        expression.is_partial, expression.warnings = answer.partial, answer.warnings
+
+    def _write(
+        self, one: grid.RollingGrid, series: _Series, answer: Samples, first: int, open_from: int, live: bool
+    ) -> None:
+        rows, values = self._rows_of(series, answer, judge=False)
+        if not len(rows):
+            return
+        if live:
+            newest_known = first + (values.shape[1] - 1) * one.step
+            values = self._sound(rows, values, newest_known, live=True)
+        else:
+            self._table["negative"][rows[(values < 0).any(axis=1)]] = 1.0
+        one.write(rows, first, values, open_from)
+        known = np.isfinite(values)
+        any_known = known.any(axis=1)
+        if not any_known.any():
+            return
+        rows, known = rows[any_known], known[any_known]
+        table = self._table
+        oldest = first + one.step * known.argmax(axis=1)
+        newest = first + one.step * (known.shape[1] - 1 - known[:, ::-1].argmax(axis=1))
+        table["first_seen"][rows] = np.fmin(table["first_seen"][rows], oldest)
+        table["through"][rows] = np.fmax(table["through"][rows], newest)
+        counted = known.sum(axis=1) if not live else np.minimum(known.sum(axis=1), 1)  # the overlap is counted once
+        table["samples"][rows] += counted * (one.step // self._step)
+
+    def _rows_of(self, series: _Series, answer: Samples, judge: bool) -> tuple[IntArray, FloatArray]:
+        """Rows and values (rows, time) of an answer. Several series for one row: only where they do not overlap."""
+        if not answer.labels:
+            if judge:
+                series.crowded = {}
+            return np.empty(0, dtype=np.int64), answer.values
+        seen = series.seen.get(judge)
+        if seen is None or seen[0] != answer.labels:  # the source gives the same objects again: a quick comparison
+            names = series.entry.spec.for_each
+            places = [series.row_of.get(_combination(labels, names), -1) for labels in answer.labels]
+            rows = np.array(places, dtype=np.int64)
+            series.seen[judge] = seen = (answer.labels, rows, np.flatnonzero(rows >= 0))
+        _, rows, wanted = seen
+        rows, values = rows[wanted], answer.values[wanted] if len(wanted) < len(rows) else answer.values
+        unique, inverse, counts = np.unique(rows, return_inverse=True, return_counts=True)
+        if len(unique) == len(rows):
+            if judge:
+                series.crowded = {}
+            return rows, values
+        known = np.zeros((len(unique), values.shape[1]), dtype=np.int64)
+        total = np.zeros((len(unique), values.shape[1]))
+        np.add.at(known, inverse, np.isfinite(values))
+        np.add.at(total, inverse, np.where(np.isfinite(values), values, 0.0))
+        if judge:
+            crowd = counts > 1
+            series.crowded = {
+                self._rows[int(row)].labels: int(n) for row, n in zip(unique[crowd], counts[crowd], strict=True)
+            }
+        return unique, np.where(known == 1, total, np.nan)
+
+    def _sound(self, rows: IntArray, values: FloatArray, at: float, live: bool) -> FloatArray:
+        """Values (rows, …) without a negative one where there has never been one in a day of samples (D16)."""
+        below = values < 0
+        if not below.any():
+            if values.ndim == 2:
+                self._table["negatives"][rows] = 0.0
+            return values
+        table = self._table
+        where = below.reshape(len(rows), -1).any(axis=1)
+        fault = where & (table["negative"][rows] == 0) & (table["samples"][rows] >= NEVER_NEGATIVE)
+        accepted = fault & (table["negatives"][rows] >= ACCEPT_NEGATIVE)
+        fault &= ~accepted
+        table["negative"][rows[where & ~fault]] = 1.0
+        if values.ndim == 2:  # grid samples, one new column at a time
+            table["negatives"][rows] = np.where(fault, table["negatives"][rows] + 1, 0.0)
+        table["negative_at"][rows[fault]] = at
+        cut = fault.reshape(-1, *(1,) * (values.ndim - 1)) & below
+        return np.where(cut, np.nan, values)
+
+    def _pool(self) -> None:
+        """Coarse columns that the fine grid has news for."""
+        assert self._fine is not None
+        assert self._coarse is not None
+        dirty, self._dirty_from = self._dirty_from, None
+        if dirty is None or not self._rows:
+            return
+        after = max(grid.floor_to(dirty - self._step, self._coarse_step), self._pooled_from())
+        until = self._coarse.head
+        if until <= after:
+            return
+        means = grid.pool_mean(self._fine.between(after, until), self._coarse_step // self._step)
+        rows = np.arange(len(self._rows), dtype=np.int64)
+        self._coarse.write(rows, after + self._coarse_step, means, open_from=after)
+        self._note_written("coarse", after, until)
+
+    def _resource_newest(self) -> None:
+        """Resources are read once a step: their newest value is the grid's last."""
+        assert self._fine is not None
+        table = self._table
+        for row, one in enumerate(self._rows):
+            if one.series.role == LOAD:
+                continue
+            through = table["through"][row]
+            if np.isfinite(through) and self._fine.head - through <= self._step * STALE_STEPS:
+                column = self._fine.columns - 1 - (self._fine.head - int(through)) // self._step
+                table["newest"][row] = self._fine.view()[row, min(column, self._fine.columns - 1)]
+                table["newest_at"][row] = through
+
+    def _slow_facts(self, asking: _Asking, at: datetime) -> None:
+        """Once a step: counts behind sums, limits, capacities, and what kube-state-metrics says."""
+        now = at.timestamp()
+        table = self._table
+        slowed = bool(getattr(asking.source, "slowed", False))
+        table["count"][:] = np.nan
+        if not slowed:
+            for entry in self._entries:
+                for series in entry.series:
+                    if series.count is not None and series.row_of and series.expression.error is None:
+                        answer = self._quietly(asking, series.count, at)
+                        if answer is not None:
+                            rows, values = self._rows_of(replace_seen(series), answer, judge=False)
+                            table["count"][rows] = values[:, 0]
+        for entry in self._entries:
+            for resource, series in zip(entry.spec.resources, entry.series[1:], strict=True):
+                self._limit(asking, resource, series, at)
+            if entry.spec.scale is not None and entry.spec.scale.capacity_query is not None:
+                self._ask_capacity(asking, entry, entry.spec.scale, at)
+        stale = table["limit_at"] < now - KEPT_VALUES
+        table["limit"][stale] = np.nan
+        self._capacity = {name: one for name, one in self._capacity.items() if now - one[1] <= KEPT_VALUES}
+        if self._kube_state_metrics and any(entry.spec.scale is not None for entry in self._entries):
+            try:
+                self._facts.read(asking, at, optional=not slowed)
+            except SourceError as error:
+                self._notices.append(Reason(error.reason, f"kube-state-metrics: {error}"))
+
+    def _limit(self, asking: _Asking, resource: ResourceSpec, series: _Series, at: datetime) -> None:
+        if resource.limit is None or not series.row_of:
+            return
+        answer = self._quietly(asking, resource.limit, at)
+        if answer is None:
+            return
+        rows, values = self._spread(series, answer)
+        known = np.isfinite(values)
+        self._table["limit"][rows[known]] = values[known]
+        self._table["limit_at"][rows[known]] = at.timestamp()
+
+    def _ask_capacity(self, asking: _Asking, entry: _Entry, scale: ScaleSpec, at: datetime) -> None:
+        assert scale.capacity_query is not None
+        answer = self._quietly(asking, scale.capacity_query, at)
+        if answer is None:
+            return
+        rows, values = self._spread(entry.series[0], answer)
+        for row, value in zip(rows.tolist(), values.tolist(), strict=True):
+            if np.isfinite(value):
+                self._capacity[self._rows[row].key.workload] = (value, at.timestamp())
+
+    def _spread(self, series: _Series, answer: Samples) -> tuple[IntArray, FloatArray]:
+        """Rows and values (rows,) of an answer that may also be one number for all rows of a template."""
+        if len(answer.labels) == 1 and not any(name in answer.labels[0] for name in series.entry.spec.for_each):
+            rows = np.array(list(series.row_of.values()), dtype=np.int64)
+            return rows, np.full(len(rows), answer.values[0, 0])
+        rows, values = self._rows_of(replace_seen(series), answer, judge=False)
+        return rows, values[:, 0]
+
+    def _quietly(self, asking: _Asking, query: str, at: datetime) -> Samples | None:
+        """The answer to a query that no row depends on; its failure is a notice."""
+        try:
+            return asking.instant(query, at)
+        except SourceError as error:
+            self._notices.append(Reason(error.reason, f"{query}: {error}"))
+            return None
+
+    # --- the reading ---
+
+    def _reading(self, asking: _Asking, at: datetime, moved: bool) -> Reading:
+        assert self._fine is not None
+        assert self._coarse is not None
+        keys = tuple(row.key for row in self._rows)
+        masked, coarse_masked = self._masked()
+        context = Context(
+            fine=SeriesBatch(
+                keys, datetime.fromtimestamp(self._fine.head, UTC), timedelta(seconds=self._step), self._fine.view()
+            ),
+            coarse=SeriesBatch(
+                keys,
+                datetime.fromtimestamp(self._coarse.head, UTC),
+                timedelta(seconds=self._coarse_step),
+                self._coarse.view(),
+            ),
+            calendar=Calendar(tuple(row.series.entry.spec.timezone for row in self._rows)),
+            masked=masked,
+            coarse_masked=coarse_masked,
+        )
+        table = self._table
+        reasons = self._reasons(asking, at)
+        notices = self._source_notices(asking)
+        return Reading(
+            now=at,
+            workloads=tuple(work for entry in self._entries for work in entry.workloads.values()),
+            context=context,
+            new_column=moved,
+            newest=table["newest"].copy(),
+            newest_at=table["newest_at"].astype(np.int64),
+            data_through=table["through"].copy(),
+            reasons=reasons,
+            notices=notices,
+            series_count=table["count"].copy(),
+            capacity={name: value for name, (value, _) in self._capacity.items()},
+            limits=table["limit"].copy(),
+            facts=self._facts.facts,
+            clock_skew_seconds=self._known_skew,
+        )
+
+    def _reasons(self, asking: _Asking, at: datetime) -> tuple[tuple[Reason, ...], ...]:
+        now, table = at.timestamp(), self._table
+        through = table["through"]
+        old = ~(now - through <= STALE_STEPS * self._step)  # True for never, too
+        faulty = now - table["negative_at"] <= STALE_STEPS * self._step
+        gaps = self._gaps(old)
+        alive: bool | None = None
+        reasons: list[tuple[Reason, ...]] = [()] * len(self._rows)
+        troubled = old | faulty | (gaps >= 0)
+        for row, one in enumerate(self._rows):
+            series, expression = one.series, one.series.expression
+            if not troubled[row] and expression.error is None and not expression.is_partial and not series.crowded:
+                continue
+            found: list[Reason] = []
+            if one.labels in series.crowded:
+                text = (
+                    f"{series.crowded[one.labels]} series where one is wanted: aggregate the expression, as by sum(…)"
+                )
+                found.append(Reason(ReasonCode.TOO_MANY_SERIES, text))
+            if expression.error is not None:
+                found.append(Reason(expression.error.reason, str(expression.error)))
+            if expression.is_partial:
+                found.append(Reason(ReasonCode.PARTIAL_DATA, "; ".join(expression.warnings)))
+            if old[row] and not found:
+                if alive is None:
+                    alive = self._alive(asking, at)
+                found.append(self._absent(row, alive, now))
+            if faulty[row]:
+                found.append(Reason(ReasonCode.DATA_FAULT, "a negative value, where there has never been one"))
+            if gaps[row] >= 0:
+                found.append(Reason(ReasonCode.TOO_MANY_GAPS, f"{gaps[row]:.0%} of the samples of the last day exist"))
+            reasons[row] = tuple(found)
+        return tuple(reasons)
+
+    def _absent(self, row: int, alive: bool, now: float) -> Reason:
+        """Why a row without a fresh sample has none, though its query was answered."""
+        through = self._table["through"][row]
+        if not np.isfinite(through):
+            return Reason(ReasonCode.NO_DATA, f"{self._rows[row].series.expression.text} has never matched anything")
+        age = timedelta(seconds=round(now - through))
+        if alive:
+            return Reason(ReasonCode.SERIES_GONE, f"Prometheus answers without it for {age}")
+        return Reason(ReasonCode.STALE_DATA, f"the newest sample is {age} old")
+
+    def _alive(self, asking: _Asking, at: datetime) -> bool:
+        """Whether Prometheus has fresh samples at all: an empty answer soon after its restart says nothing."""
+        if np.isfinite(self._table["newest"]).any():
+            return True
+        try:
+            answer = asking.instant("count(up)", at)
+        except SourceError:
+            return False
+        return bool(answer.values.size and answer.values[0, 0] > 0)
+
+    def _gaps(self, old: BoolArray) -> FloatArray:
+        """(row,) share of the last day's samples (or since first seen) that exist, where it is under half; else -1."""
+        assert self._fine is not None
+        result = np.full(len(self._rows), -1.0)
+        if not self._rows:
+            return result
+        head, first_seen = self._fine.head, self._table["first_seen"]
+        begin = max(self._fine.first - self._step, head - 86_400)
+        due = (head - np.fmax(first_seen - self._step, begin)) / self._step
+        known = np.isfinite(self._fine.between(grid.floor_to(begin, self._step), head)).sum(axis=1)
+        pending = np.array([bool(row.series.expression.missing["fine"]) for row in self._rows])
+        few = ~old & ~pending & (due >= GAP_STEPS) & (known < 0.5 * due)
+        result[few] = known[few] / due[few]
+        return result
+
+    def _source_notices(self, asking: _Asking) -> tuple[Reason, ...]:
+        notices = list(self._notices)
+        if self._restore_notice is not None:
+            notices.append(self._restore_notice)
+            self._restore_notice = None
+        if asking.broken is not None:
+            notices.append(Reason(asking.broken.reason, str(asking.broken)))
+        for entry in self._entries:
+            expression = entry.series[0].expression
+            if entry.notice is not None:
+                notices.append(entry.notice)
+            elif not entry.workloads:
+                if expression.error is not None:
+                    notices.append(Reason(expression.error.reason, f"{entry.spec.name}: {expression.error}"))
+                else:
+                    notices.append(Reason(ReasonCode.NO_DATA, f"{entry.spec.name}: {expression.text} matches nothing"))
+        return tuple(dict.fromkeys(notices))
+
+    # --- masks ---
+
+    def _masked(self) -> tuple[BoolArray | None, BoolArray | None]:
+        """(row, time) of both grids; None where nothing is masked."""
+        assert self._fine is not None
+        assert self._coarse is not None
+        stamp = (self._fine.head, len(self._rows))
+        if self._masks is not None and self._masks[0] == stamp:
+            return self._masks[1], self._masks[2]
+        oldest = self._coarse.first - self._coarse_step
+        spans: list[tuple[Span, list[int]]] = []
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        if self._events:
+            for row, one in enumerate(self._rows):
+                rows_of[one.key.workload].append(row)
+            rows_of["*"] = list(range(len(self._rows)))
+        for event in self._events:
+            rows = rows_of.get(event.workload, [])
+            begin, end = event.starts_at.timestamp(), event.ends_at.timestamp()
+            # t is the end of an interval: the first that is touched ends after the event's start
+            span = (grid.floor_to(begin, self._step), -grid.floor_to(-end, self._step))
+            spans.append((span, rows))
+        for expression in self._expressions.values():
+            expression.partial = [span for span in expression.partial if span[1] > oldest]
+            rows = [row for user in expression.users for row in user.row_of.values()]
+            spans += [(span, rows) for span in expression.partial]
+        spans = [(span, rows) for span, rows in spans if rows and span[1] > oldest]
+        masks: list[BoolArray | None] = []
+        for span_grid in (self._fine, self._coarse):
+            mask: BoolArray | None = None
+            times = span_grid.times
+            for (after, until), rows in spans:
+                columns = np.flatnonzero((times > after) & (times - span_grid.step < until))
+                if len(columns):
+                    if mask is None:
+                        mask = np.zeros((len(self._rows), span_grid.columns), dtype=np.bool_)
+                    mask[np.asarray(rows)[:, None], slice(int(columns[0]), int(columns[-1]) + 1)] = True
+            masks.append(mask)
+        self._masks = (stamp, masks[0], masks[1])
+        return masks[0], masks[1]
+
+    # --- the store's cache ---
+
+    def _note_written(self, resolution: str, after: int, until: int) -> None:
+        for chunk in range(grid.floor_to(after, CHUNK_SECONDS), until, CHUNK_SECONDS):
+            self._changed.add(f"{resolution}/{chunk}")
+
+    def _chunk(self, name: str, one: grid.RollingGrid, after: int) -> HistoryChunk:
+        first = max(grid.floor_to(after, one.step), one.first - one.step)
+        last = min(grid.floor_to(after + CHUNK_SECONDS, one.step), one.head)
+        values = np.array(one.between(first, last))
+        times = first + one.step * np.arange(1, values.shape[1] + 1)
+        read: list[Span] = []
+        for row, entry in enumerate(self._rows):
+            expression = entry.series.expression
+            for begin, end in expression.partial:
+                values[row, (times > begin) & (times - one.step < end)] = np.nan
+            read.append(self._read_part(name, expression, first, last))
+        head = ChunkHead(
+            version=CHUNK_VERSION,
+            resolution=name,
+            slot=after,
+            after=first,
+            step=one.step,
+            keys=tuple(row.text for row in self._rows),
+            entries=tuple(row.series.entry.id for row in self._rows),
+            labels=tuple(row.labels for row in self._rows),
+            read=tuple(read),
+            columns=values.shape[1],
+        )
+        return HistoryChunk(head, values)
+
+    def _read_part(self, name: str, expression: _Expression, first: int, last: int) -> Span:
+        """The newest part of (first, last] that need not be asked for again."""
+        if expression.through is None:
+            return (0, 0)
+        through = expression.through if name == "fine" else grid.floor_to(expression.through, self._coarse_step)
+        end = min(last, through)
+        begin = first
+        again = [*expression.missing[name], *expression.partial]
+        if name == "coarse":  # its newest part is pooled from the fine grid
+            again += expression.missing["fine"]
+        for after, until in again:
+            if after < end and until > begin:
+                begin = max(begin, until)
+        return (begin, end) if begin < end else (0, 0)
+
+    def _take_chunks(self) -> None:
+        """Writes restored chunks into the grids, and takes what they cover off what is missing."""
+        chunks, self._chunks = self._chunks, []
+        row_of = {row.text: at for at, row in enumerate(self._rows)}
+        covered: dict[str, dict[int, list[Span]]] = {"fine": defaultdict(list), "coarse": defaultdict(list)}
+        for chunk in chunks:
+            head = chunk.head
+            one = self._fine if head.resolution == "fine" else self._coarse
+            assert one is not None
+            if chunk.until > one.head:  # of a clock that was ahead
+                continue
+            pairs = [(row_of[key], at) for at, key in enumerate(head.keys) if key in row_of]
+            if not pairs:
+                continue
+            rows, places = np.array(pairs, dtype=np.int64).T
+            values = np.asarray(chunk.values)[places]
+            one.write(rows, head.after + head.step, values, open_from=head.after)
+            self._restored(rows, values, head)
+            for row, place in pairs:
+                if head.read[place][1]:
+                    covered[head.resolution][row].append(head.read[place])
+        for expression in self._expressions.values():
+            rows = [row for user in expression.users for row in user.row_of.values()]
+            if not rows:
+                continue
+            for resolution, of_row in covered.items():
+                # What the row that knows least has: rows of one expression were read together.
+                least = min(
+                    (_merged(of_row.get(row, [])) for row in rows), key=lambda spans: sum(b - a for a, b in spans)
+                )
+                missing = expression.missing[resolution]
+                for span in least:
+                    missing = _without(missing, span)
+                expression.missing[resolution] = missing
+                if resolution == "fine" and least:
+                    expression.through = least[-1][1]
+        if self._fine is not None:
+            for expression in self._expressions.values():
+                if expression.through is not None:  # the newest part: read with the overlap, as ever
+                    expression.missing["fine"] = _without(
+                        expression.missing["fine"], (expression.through, self._fine.head)
+                    )
+
+    def _restored(self, rows: IntArray, values: FloatArray, head: ChunkHead) -> None:
+        known = np.isfinite(values)
+        some = known.any(axis=1)
+        rows, known, values = rows[some], known[some], values[some]
+        if not len(rows):
+            return
+        table = self._table
+        first = head.after + head.step * (1 + known.argmax(axis=1))
+        last = head.after + head.step * (known.shape[1] - known[:, ::-1].argmax(axis=1))
+        table["first_seen"][rows] = np.fmin(table["first_seen"][rows], first)
+        table["through"][rows] = np.fmax(table["through"][rows], last)
+        table["samples"][rows] += known.sum(axis=1)
+        table["negative"][rows[np.where(known, values, 0.0).min(axis=1) < 0]] = 1.0
+
+
+class _Asking:
+    """A source for the length of one reading: the same query is sent once, and none after the source is lost."""
+
+    def __init__(self, source: MetricSource) -> None:
+        self.source = source
+        self.broken: SourceError | None = None
+        self._answers: dict[tuple[str, datetime], Samples | SourceError] = {}
+
+    def instant(self, query: str, at: datetime) -> Samples:
+        known = self._answers.get((query, at))
+        if known is None:
+            try:
+                known = self._guarded(lambda: self.source.instant(query, at))
+            except SourceError as error:
+                known = error
+            self._answers[query, at] = known
+        if isinstance(known, SourceError):
+            raise known
+        return known
+
+    def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> Samples:
+        return self._guarded(lambda: self.source.range(query, start, end, step))
+
+    def _guarded(self, ask: Any) -> Samples:
+        if self.broken is not None:
+            raise self.broken
+        try:
+            answer: Samples = ask()
+        except SourceError as error:
+            if error.reason in (ReasonCode.STALE_DATA, ReasonCode.UNAUTHORISED):
+                self.broken = error  # each further query would wait for the same time-out
+            raise
+        return answer
+
+
+def replace_seen(series: _Series) -> _Series:
+    """The same rows, for an answer to another query, whose label sets must not displace the remembered ones."""
+    return _Series(series.entry, series.role, series.expression, None, series.row_of)
+
+
+def read_once(source: MetricSource, query: str, now: datetime, span: timedelta, step: timedelta) -> Reading:
+    """The whole history of one expression, for `forecaster forecast`. Raises SourceError where it cannot be read."""
+    history = History([WorkloadSpec(name="query", load=query)], step, span, kube_state_metrics=False)
+    while True:
+        reading = history.read(source, now)
+        failed = next((one.error for one in history._expressions.values() if one.error is not None), None)
+        if failed is not None:
+            raise failed
+        if not history.backlog:
+            return reading
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    """`text` with {label} replaced, in one pass: a label's value is never read as a placeholder."""
+    if not values:
+        return text
+    parts = text.split("{")
+    out = [parts[0]]
+    for part in parts[1:]:
+        name, brace, rest = part.partition("}")
+        out.append(values[name] + rest if brace and name in values else "{" + part)
+    return "".join(out)
+
+
+def _combination(labels: Mapping[str, str], names: Sequence[str]) -> Labels:
+    return tuple([labels.get(name, "") for name in names])
+
+
+def _combinations(answer: Samples, names: Sequence[str]) -> set[Labels]:
+    return {_combination(labels, names) for labels in answer.labels}
+
+
+def _count(text: str) -> str | None:
+    try:
+        return promql.count_behind_sum(text)
+    except InputError:  # a dialect that the parser does not know; Prometheus will judge it
+        return None
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    """The same time as few spans, ascending."""
+    out: list[Span] = []
+    for after, until in sorted(span for span in spans if span[0] < span[1]):
+        if out and after <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], until))
+        else:
+            out.append((after, until))
+    return out
+
+
+def _without(spans: Iterable[Span], cut: Span) -> list[Span]:
+    """Spans less one."""
+    out: list[Span] = []
+    for after, until in spans:
+        out += [(after, min(until, cut[0])), (max(after, cut[1]), until)]
+    return _merged(out)
