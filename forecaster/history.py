@@ -2,8 +2,8 @@
 
 A fine grid (the step, two days) and a coarse one (its means, weeks) for all rows; a row is a workload's load or the
 usage of one of its resources. An expression is asked once however many use it, a template stays one query. Each
-interval the loads are asked for at this moment; each step the grids move on by a short range query that overlaps what is
-known; what is missing before that is read bit by bit, fine before coarse and newest first, so that a cold start hurts
+interval the loads are asked for at this moment; each step the grids move on by a short range query that overlaps what
+is known; what is missing before that is read bit by bit, fine before coarse and newest first: a cold start hurts
 nobody. Faults of Prometheus are results here, not exceptions: a reason per row.
 """
 
@@ -158,7 +158,7 @@ class _Expression:
     refilled_at: int = 0
     wants_refill: bool = False  # a template has rows whose past is not known
     failures: int = 0  # of back-fill, in a row
-    failed_at: int = 0  # counts readings; the newest failures are asked last
+    suspect: bool = False  # its last query got no answer: it is asked last, so that it cannot starve the others
     error: SourceError | None = None  # of this reading
     is_partial: bool = False
     warnings: tuple[str, ...] = ()
@@ -215,6 +215,7 @@ class _Table:
         "limit_at": 0.0,
         "samples": 0.0,  # numbers seen, counted up to what `ever_negative` needs
         "negative": 0.0,  # 1: has been
+        "cut": 0.0,  # 1: the newest value was negative, and a fault
         "negatives": 0.0,  # in a row
         "negative_at": np.nan,  # newest negative sample that was taken for a fault
     }
@@ -269,7 +270,6 @@ class History:
         self._capacity: dict[str, tuple[float, float]] = {}  # workload -> (value, when)
         self._skew = 0.0
         self._known_skew: float | None = None
-        self._readings = 0
         self._dirty_from: int | None = None  # oldest fine time written since coarse columns were made
         self._masks: tuple[Any, BoolArray | None, BoolArray | None] | None = None
         self._changed: set[str] = set()  # chunks written since the last dump
@@ -287,20 +287,27 @@ class History:
 
     def read(self, source: MetricSource, now: datetime) -> Reading:
         """What is known at `now` (aware). Never raises for Prometheus' faults: they become reasons."""
-        self._readings += 1
         self._notices = []
         asking = _Asking(source)
-        loads = {entry.series[0].expression.text for entry in self._entries}
+        loads = dict.fromkeys(entry.series[0].expression.text for entry in self._entries)
         self._forget_answers(loads)
         self._table["newest"][:] = np.nan
-        at = self._instants(asking, now)
+        suspects = [one for one in self._expressions.values() if one.suspect]
+        at = self._instants(asking, [self._expressions[text] for text in loads], now)
         seconds = at.timestamp()
         moved = self._move(seconds)
         if moved:
-            self._forget_answers(self._expressions.keys() - loads)
-            self._live(asking)
+            self._forget_answers(self._expressions.keys() - loads.keys())
+            self._live(asking, [one for one in self._expressions.values() if not one.suspect])
             self._slow_facts(asking, at)
         self._backfill(asking)
+        for one in suspects:
+            if one.text in loads:
+                answer = self._ask_instant(asking, one, at)
+                if answer is not None:
+                    self._take_instant(one, answer, seconds)
+            if moved:
+                self._live(asking, [one])
         self._pool()
         self._resource_newest()
         if moved:
@@ -325,7 +332,7 @@ class History:
             fresh.restore(list(self.dump()))
         ids = {entry.id for entry in fresh._entries}
         fresh._events, fresh._facts, fresh._skew = self._events, self._facts, self._skew
-        fresh._known_skew, fresh._readings = self._known_skew, self._readings
+        fresh._known_skew = self._known_skew
         names = {work.name for entry in self._entries if entry.id in ids for work in entry.workloads.values()}
         fresh._capacity = {name: value for name, value in self._capacity.items() if name in names}
         for name in self.__dict__:
@@ -481,13 +488,11 @@ class History:
 
     # --- asking ---
 
-    def _instants(self, asking: _Asking, now: datetime) -> datetime:
+    def _instants(self, asking: _Asking, expressions: Sequence[_Expression], now: datetime) -> datetime:
         """The loads of this moment; returns the moment by Prometheus' clock."""
-        loads = {entry.series[0].expression.text: entry.series[0].expression for entry in self._entries}
-        order = sorted(loads.values(), key=lambda one: one.failed_at)  # one that hangs must not starve the others
         at = now + timedelta(seconds=self._skew)
         again = True
-        todo = list(order)
+        todo = [one for one in expressions if not one.suspect]
         while todo:
             expression = todo.pop(0)
             answer = self._ask_instant(asking, expression, at)
@@ -529,7 +534,8 @@ class History:
             rows, values = self._rows_of(series, answer, judge=True)
             if not len(rows):
                 continue
-            newest = self._sound(rows, values[:, 0], at, live=True)
+            newest = self._sound(rows, values[:, 0], at)
+            self._table["cut"][rows] = np.isnan(newest) & np.isfinite(values[:, 0])
             known = np.isfinite(newest)
             table = self._table
             table["newest"][rows] = newest
@@ -586,23 +592,22 @@ class History:
         oldest = self._fine.first - self._step
         return -grid.floor_to(-oldest, self._coarse_step)
 
-    def _live(self, asking: _Asking) -> None:
-        """The newest columns of every expression, with an overlap; what is further behind becomes back-fill."""
+    def _live(self, asking: _Asking, expressions: Iterable[_Expression]) -> None:
+        """The newest columns of these expressions, with an overlap; what is further behind becomes back-fill."""
         assert self._fine is not None
         head = self._fine.head
-        for expression in sorted(self._expressions.values(), key=lambda one: one.failed_at):
+        for expression in expressions:
             if expression.error is not None:
                 continue
+            self._refill(expression)
             if expression.through is None:  # nothing has been read yet: all of it is back-fill
-                expression.missing = self._all_missing(head)
                 continue
             since = expression.through
             if head - since > LIVE_STEPS * self._step:
                 self._gap(expression, since - OVERLAP * self._step, head)
                 continue
-            self._refill(expression)
             after = since - OVERLAP * self._step
-            if self._read_fine(asking, expression, after, head, open_from=after + self._step):
+            if self._read_fine(asking, expression, after, head, open_from=after + self._step, known_until=since):
                 expression.through = head
 
     def _gap(self, expression: _Expression, after: int, head: int) -> None:
@@ -618,10 +623,14 @@ class History:
 
     def _backfill(self, asking: _Asking) -> None:
         """A measured amount of what is missing: fine before coarse, newest first, all expressions in turn."""
+        assert self._fine is not None
+        for expression in self._expressions.values():
+            if expression.through is None:  # nothing has been read yet: all of it, up to now
+                expression.missing = self._all_missing(self._fine.head)
         left = READ_POINTS // (8 if getattr(asking.source, "slowed", False) else 1)
         for resolution, weight in (("fine", 1), ("coarse", self._coarse_step // self._step)):
-            waiting = [one for one in self._expressions.values() if one.missing[resolution]]
-            while waiting and left > 0:
+            waiting = [one for one in self._expressions.values() if one.missing[resolution] and not one.suspect]
+            while waiting and left > 0 and asking.broken is None:
                 for expression in list(waiting):
                     if left <= 0 or expression.error is not None:
                         waiting.remove(expression)
@@ -642,7 +651,8 @@ class History:
         expression.missing[resolution].pop()
         if after >= until:
             return 1
-        columns = min((until - after) // one.step, PIECE_COLUMNS, max(1, PIECE_POINTS // expression.rows))
+        points = PIECE_POINTS * self._step // one.step  # a coarse one costs Prometheus as many as it is the mean of
+        columns = min((until - after) // one.step, PIECE_COLUMNS, max(1, points // expression.rows))
         begin = until - columns * one.step
         if fine:
             done = self._read_fine(asking, expression, begin, until, open_from=self._fine.head - self._step * OVERLAP)
@@ -661,27 +671,41 @@ class History:
             expression.through = until
         return columns
 
-    def _read_fine(self, asking: _Asking, expression: _Expression, after: int, until: int, open_from: int) -> bool:
+    def _read_fine(
+        self,
+        asking: _Asking,
+        expression: _Expression,
+        after: int,
+        until: int,
+        open_from: int,
+        known_until: int | None = None,
+    ) -> bool:
+        """Reads (after, until], of which all up to `known_until` was read before. False: it is to be read again."""
         assert self._fine is not None
         answer = self._ask_range(asking, expression, expression.text, after, until, self._step)
         if answer is None:
             return False
-        live = until == self._fine.head and until - after <= (LIVE_STEPS + OVERLAP) * self._step
+        live = known_until is not None
         first = after + self._step
+        if expression.is_partial and known_until is not None:
+            open_from = until + 1  # part of the truth does not replace what is known
         for series in expression.users:
             if series.role == LOAD and series.entry.spec.for_each and not series.row_of:
                 # Only where instants answer nothing (all gone at this moment) do rows come from the past.
                 self._expand(series.entry, _combinations(answer, series.entry.spec.for_each))
             self._write(self._fine, series, answer, first, open_from, live)
         if expression.is_partial:
-            expression.partial = _merged([*expression.partial, (after, until)])
+            span = (after if known_until is None else known_until, until)
+            expression.partial = _merged([*expression.partial, span])
             self._masks = None
         elif expression.partial:
             expression.partial = _without(expression.partial, (after, until))
             self._masks = None
         self._dirty_from = min(first, self._dirty_from or first)
         self._note_written("fine", after, until)
-        return True
+        # An empty answer where there were series may be a Prometheus that has just come back: it is asked again, until
+        # what is missing is more than live reading covers.
+        return bool(answer.labels) or not live
 
     def _read_coarse(self, asking: _Asking, expression: _Expression, after: int, until: int) -> bool:
         assert self._coarse is not None
@@ -719,11 +743,17 @@ class History:
             one.error, one.is_partial, one.warnings, one.answered = None, False, (), False
 
     def _failed(self, expression: _Expression, error: SourceError) -> None:
-        expression.error, expression.failed_at = error, self._readings
+        if isinstance(error, _NotAsked):  # no fault of this expression
+            if not expression.answered:
+                expression.error = error
+            return
+        expression.error = error
+        expression.suspect = error.reason in _LOST
         expression.failures += 1
 
     def _warned(self, expression: _Expression, answer: Samples) -> None:
         # Of this answer alone: a complete one after a partial one is complete.
+        expression.suspect = False
         expression.is_partial, expression.warnings = answer.partial, answer.warnings
 
     def _write(
@@ -734,7 +764,7 @@ class History:
             return
         if live:
             newest_known = first + (values.shape[1] - 1) * one.step
-            values = self._sound(rows, values, newest_known, live=True)
+            values = self._sound(rows, values, newest_known)
         else:
             self._table["negative"][rows[(values < 0).any(axis=1)]] = 1.0
         one.write(rows, first, values, open_from)
@@ -781,23 +811,30 @@ class History:
             }
         return unique, np.where(known == 1, total, np.nan)
 
-    def _sound(self, rows: IntArray, values: FloatArray, at: float, live: bool) -> FloatArray:
-        """Values (rows, …) without a negative one where there has never been one in a day of samples (D16)."""
+    def _sound(self, rows: IntArray, values: FloatArray, at: float) -> FloatArray:
+        """Values (rows,) at `at`, or (rows, time) of the grid up to it, less faults: a negative value in a series that
+        has had none in a day of samples (D16). After an hour of them they are the way things are now.
+        """
         below = values < 0
         if not below.any():
-            if values.ndim == 2:
-                self._table["negatives"][rows] = 0.0
             return values
         table = self._table
-        where = below.reshape(len(rows), -1).any(axis=1)
+        if values.ndim == 1:
+            where: BoolArray = below
+            times = np.full(len(rows), at)
+        else:
+            where = np.asarray(below.any(axis=1))
+            times = at - self._step * below[:, ::-1].argmax(axis=1)
         fault = where & (table["negative"][rows] == 0) & (table["samples"][rows] >= NEVER_NEGATIVE)
-        accepted = fault & (table["negatives"][rows] >= ACCEPT_NEGATIVE)
-        fault &= ~accepted
+        if values.ndim == 2:
+            since = table["negative_at"][rows]
+            follows = times - since <= STALE_STEPS * self._step
+            count = np.where(follows, table["negatives"][rows], 0.0) + ~(times <= since)
+            table["negatives"][rows[fault]] = count[fault]
+            fault &= count < ACCEPT_NEGATIVE
+            table["negative_at"][rows[fault]] = times[fault]
         table["negative"][rows[where & ~fault]] = 1.0
-        if values.ndim == 2:  # grid samples, one new column at a time
-            table["negatives"][rows] = np.where(fault, table["negatives"][rows] + 1, 0.0)
-        table["negative_at"][rows[fault]] = at
-        cut = fault.reshape(-1, *(1,) * (values.ndim - 1)) & below
+        cut = fault if values.ndim == 1 else fault[:, None] & below
         return np.where(cut, np.nan, values)
 
     def _pool(self) -> None:
@@ -939,7 +976,7 @@ class History:
         now, table = at.timestamp(), self._table
         through = table["through"]
         old = ~(now - through <= STALE_STEPS * self._step)  # True for never, too
-        faulty = now - table["negative_at"] <= STALE_STEPS * self._step
+        faulty: BoolArray = np.asarray(now - table["negative_at"] <= STALE_STEPS * self._step) | (table["cut"] > 0)
         gaps = self._gaps(old)
         alive: bool | None = None
         reasons: list[tuple[Reason, ...]] = [()] * len(self._rows)
@@ -1167,6 +1204,13 @@ class History:
         table["negative"][rows[np.where(known, values, 0.0).min(axis=1) < 0]] = 1.0
 
 
+_LOST = (ReasonCode.STALE_DATA, ReasonCode.UNAUTHORISED)
+
+
+class _NotAsked(SourceError):
+    """The source was lost earlier in this reading."""
+
+
 class _Asking:
     """A source for the length of one reading: the same query is sent once, and none after the source is lost."""
 
@@ -1192,11 +1236,11 @@ class _Asking:
 
     def _guarded(self, ask: Any) -> Samples:
         if self.broken is not None:
-            raise self.broken
+            raise _NotAsked(str(self.broken), self.broken.reason)
         try:
             answer: Samples = ask()
         except SourceError as error:
-            if error.reason in (ReasonCode.STALE_DATA, ReasonCode.UNAUTHORISED):
+            if error.reason in _LOST:
                 self.broken = error  # each further query would wait for the same time-out
             raise
         return answer
