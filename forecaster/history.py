@@ -10,17 +10,17 @@ nobody. Faults of Prometheus are results here, not exceptions: a reason per row.
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
-import msgspec
 import numpy as np
 
 from forecaster import grid, promql
+from forecaster.chunks import CHUNK_SECONDS, CHUNK_VERSION, ChunkHead, Span, merged, without
+from forecaster.chunks import HistoryChunk as HistoryChunk  # what `dump` gives and `restore` takes
 from forecaster.cluster_facts import ClusterFacts
 from forecaster.domain import (
     LOAD,
@@ -57,11 +57,8 @@ KEPT_VALUES = 3_600  # seconds that a capacity or limit outlives its last answer
 NEVER_NEGATIVE = 1_440  # samples without a negative one before a negative one is a fault
 ACCEPT_NEGATIVE = 60  # negative samples in a row until they are the way things are now
 GAP_STEPS = 30  # least age of a row, in steps, before its gaps are judged
-CHUNK_SECONDS = 6 * 3_600
-CHUNK_VERSION = 1
 
 Labels = tuple[str, ...]  # values of the forEach labels; () for a plain workload
-Span = tuple[int, int]  # (after, until] in Unix seconds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,62 +82,6 @@ class Reading:
     limits: FloatArray  # (row,) resource limit; NaN for loads and where unknown
     facts: Mapping[str, HpaFacts]  # "namespace/hpa" ->
     clock_skew_seconds: float | None  # Prometheus' clock minus ours
-
-
-class ChunkHead(msgspec.Struct, frozen=True):
-    """What a chunk says of itself, before its values."""
-
-    version: int
-    resolution: str  # "fine" | "coarse"
-    slot: int  # Unix seconds: the six hours that begin here
-    after: int  # time before the first column
-    step: int
-    keys: tuple[str, ...]  # row keys
-    entries: tuple[str, ...]  # identity of the configuration entry, one per row
-    labels: tuple[Labels, ...]  # of the template, one per row
-    read: tuple[Span, ...]  # the part that Prometheus was asked for, one per row; (0, 0): none
-    columns: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HistoryChunk:
-    """Six hours of one resolution, as the store keeps them. Identity: resolution and slot."""
-
-    head: ChunkHead
-    values: FloatArray  # (row, time) float32
-
-    @property
-    def id(self) -> str:
-        return f"{self.head.resolution}/{self.head.slot}"
-
-    @property
-    def until(self) -> int:
-        """Unix seconds of its last column."""
-        return self.head.after + self.head.columns * self.head.step
-
-    def to_bytes(self) -> bytes:
-        """Checksum, length of the head, head (JSON), values (float32, little-endian)."""
-        head = msgspec.json.encode(self.head)
-        body = len(head).to_bytes(4, "little") + head + np.ascontiguousarray(self.values, dtype="<f4").tobytes()
-        return zlib.crc32(body).to_bytes(4, "little") + body
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> HistoryChunk:
-        """Raises ValueError where the bytes are not a whole chunk of a version that is known here."""
-        if len(data) < 8 or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
-            raise ValueError("the checksum is wrong")
-        size = int.from_bytes(data[4:8], "little")
-        try:
-            head = msgspec.json.decode(data[8 : 8 + size], type=ChunkHead)
-        except msgspec.DecodeError as error:
-            raise ValueError(str(error)) from error
-        rows = len(head.keys)
-        values = np.frombuffer(data, dtype="<f4", offset=8 + size)
-        if head.version != CHUNK_VERSION or not rows == len(head.entries) == len(head.labels) == len(head.read):
-            raise ValueError("another version, or its lists differ in length")
-        if len(values) != rows * head.columns:
-            raise ValueError("its values do not have the shape that it states")
-        return cls(head, values.reshape(rows, head.columns))
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -192,6 +133,7 @@ class _Entry:
     series: list[_Series] = field(default_factory=list)
     workloads: dict[Labels, Workload] = field(default_factory=dict)
     notice: Reason | None = None
+    expanded: Any = None  # label sets of the last answer that workloads were made of
 
 
 @dataclass(slots=True)
@@ -200,6 +142,15 @@ class _Row:
     text: str  # stored identity
     series: _Series
     labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What depends on the list of rows alone."""
+
+    keys: tuple[SeriesKey, ...]
+    calendar: Calendar
+    resources: IntArray  # rows that are not loads
 
 
 class _Table:
@@ -260,6 +211,8 @@ class History:
         self._fine: grid.RollingGrid | None = None
         self._coarse: grid.RollingGrid | None = None
         self._rows: list[_Row] = []
+        self._layout: _Layout | None = None
+        self._few: FloatArray | None = None  # result of `_gaps`
         self._table = _Table()
         self._expressions: dict[str, _Expression] = {}
         self._entries: list[_Entry] = []
@@ -415,15 +368,19 @@ class History:
             series.row_of[labels] = len(self._rows)
             series.seen = {}
             self._rows.append(_Row(SeriesKey(name, series.role), f"{key}/{series.role}", series, labels))
+        self._layout = None
         self._table.add(len(entry.series))
         for one in (self._fine, self._coarse):
             if one is not None:
                 one.add_rows(len(entry.series))
         self._masks = None
 
-    def _expand(self, entry: _Entry, found: Iterable[Labels]) -> None:
+    def _expand(self, entry: _Entry, answer: Samples) -> None:
         """Workloads for label combinations that are new; beyond `max_series` the rest is cut, in order of labels."""
-        found = set(found)
+        if entry.expanded == answer.labels:  # quick, for the source gives the same objects again
+            return
+        entry.expanded = answer.labels
+        found = {_combination(labels, entry.spec.for_each) for labels in answer.labels}
         entry.notice = None
         nameless = {labels for labels in found if not all(labels)}
         if nameless:
@@ -471,11 +428,13 @@ class History:
                     continue
                 gone.update(series.row_of.pop(labels) for series in entry.series)
                 self._names.discard(entry.workloads.pop(labels).name)
+                entry.expanded = None
         if not gone:
             return
         keep = np.array([row for row in range(len(self._rows)) if row not in gone], dtype=np.int64)
         place = {int(old): new for new, old in enumerate(keep)}
         self._rows = [self._rows[row] for row in keep]
+        self._layout = None
         self._table.keep(keep)
         for one in (self._fine, self._coarse):
             assert one is not None
@@ -530,7 +489,7 @@ class History:
             if series.role != LOAD:
                 continue
             if series.entry.spec.for_each:
-                self._expand(series.entry, _combinations(answer, series.entry.spec.for_each))
+                self._expand(series.entry, answer)
             rows, values = self._rows_of(series, answer, judge=True)
             if not len(rows):
                 continue
@@ -572,6 +531,7 @@ class History:
             through = self._table["through"]
             through[:] = np.fmin(through, max(now, 0.0))  # after a jump back: ages are never negative
             return False
+        self._few = None
         self._fine.advance(head)
         self._coarse.advance(grid.floor_to(head, self._coarse_step))
         return True
@@ -614,11 +574,11 @@ class History:
         """We were away, or Prometheus was: the time since becomes back-fill, at both resolutions."""
         assert self._fine is not None
         oldest = self._fine.first - self._step
-        expression.missing["fine"] = _merged([*expression.missing["fine"], (max(after, oldest), head)])
+        expression.missing["fine"] = merged([*expression.missing["fine"], (max(after, oldest), head)])
         pooled_from = self._pooled_from()
         begin = grid.floor_to(after, self._coarse_step)
         if begin < pooled_from:
-            expression.missing["coarse"] = _merged([*expression.missing["coarse"], (begin, pooled_from)])
+            expression.missing["coarse"] = merged([*expression.missing["coarse"], (begin, pooled_from)])
         expression.through = head
 
     def _backfill(self, asking: _Asking) -> None:
@@ -692,16 +652,17 @@ class History:
         for series in expression.users:
             if series.role == LOAD and series.entry.spec.for_each and not series.row_of:
                 # Only where instants answer nothing (all gone at this moment) do rows come from the past.
-                self._expand(series.entry, _combinations(answer, series.entry.spec.for_each))
+                self._expand(series.entry, answer)
             self._write(self._fine, series, answer, first, open_from, live)
         if expression.is_partial:
             span = (after if known_until is None else known_until, until)
-            expression.partial = _merged([*expression.partial, span])
+            expression.partial = merged([*expression.partial, span])
             self._masks = None
         elif expression.partial:
-            expression.partial = _without(expression.partial, (after, until))
+            expression.partial = without(expression.partial, (after, until))
             self._masks = None
         self._dirty_from = min(first, self._dirty_from or first)
+        self._few = None
         self._note_written("fine", after, until)
         # An empty answer where there were series may be a Prometheus that has just come back: it is asked again, until
         # what is missing is more than live reading covers.
@@ -719,7 +680,7 @@ class History:
         for series in expression.users:
             self._write(self._coarse, series, answer, after + self._coarse_step, until + 1, live=False)
         if expression.is_partial:
-            expression.partial = _merged([*expression.partial, (after, until)])
+            expression.partial = merged([*expression.partial, (after, until)])
             self._masks = None
         self._note_written("coarse", after, until)
         return True
@@ -856,15 +817,13 @@ class History:
     def _resource_newest(self) -> None:
         """Resources are read once a step: their newest value is the grid's last."""
         assert self._fine is not None
-        table = self._table
-        for row, one in enumerate(self._rows):
-            if one.series.role == LOAD:
-                continue
-            through = table["through"][row]
-            if np.isfinite(through) and self._fine.head - through <= self._step * STALE_STEPS:
-                column = self._fine.columns - 1 - (self._fine.head - int(through)) // self._step
-                table["newest"][row] = self._fine.view()[row, min(column, self._fine.columns - 1)]
-                table["newest_at"][row] = through
+        table, rows = self._table, self._laid_out().resources
+        through = table["through"][rows]
+        fresh = np.asarray(self._fine.head - through <= self._step * STALE_STEPS)  # False for never
+        rows, through = rows[fresh], through[fresh]
+        columns = self._fine.columns - 1 - (self._fine.head - through.astype(np.int64)) // self._step
+        table["newest"][rows] = self._fine.view()[rows, np.minimum(columns, self._fine.columns - 1)]
+        table["newest_at"][rows] = through
 
     def _slow_facts(self, asking: _Asking, at: datetime) -> None:
         """Once a step: counts behind sums, limits, capacities, and what kube-state-metrics says."""
@@ -878,7 +837,7 @@ class History:
                     if series.count is not None and series.row_of and series.expression.error is None:
                         answer = self._quietly(asking, series.count, at)
                         if answer is not None:
-                            rows, values = self._rows_of(replace_seen(series), answer, judge=False)
+                            rows, values = self._rows_of(_apart(series), answer, judge=False)
                             table["count"][rows] = values[:, 0]
         for entry in self._entries:
             for resource, series in zip(entry.spec.resources, entry.series[1:], strict=True):
@@ -920,7 +879,7 @@ class History:
         if len(answer.labels) == 1 and not any(name in answer.labels[0] for name in series.entry.spec.for_each):
             rows = np.array(list(series.row_of.values()), dtype=np.int64)
             return rows, np.full(len(rows), answer.values[0, 0])
-        rows, values = self._rows_of(replace_seen(series), answer, judge=False)
+        rows, values = self._rows_of(_apart(series), answer, judge=False)
         return rows, values[:, 0]
 
     def _quietly(self, asking: _Asking, query: str, at: datetime) -> Samples | None:
@@ -933,10 +892,20 @@ class History:
 
     # --- the reading ---
 
+    def _laid_out(self) -> _Layout:
+        if self._layout is None:
+            self._layout = _Layout(
+                keys=tuple(row.key for row in self._rows),
+                calendar=Calendar(tuple(row.series.entry.spec.timezone for row in self._rows)),
+                resources=np.array([i for i, row in enumerate(self._rows) if row.key.role != LOAD], dtype=np.int64),
+            )
+        return self._layout
+
     def _reading(self, asking: _Asking, at: datetime, moved: bool) -> Reading:
         assert self._fine is not None
         assert self._coarse is not None
-        keys = tuple(row.key for row in self._rows)
+        layout = self._laid_out()
+        keys = layout.keys
         masked, coarse_masked = self._masked()
         context = Context(
             fine=SeriesBatch(
@@ -948,7 +917,7 @@ class History:
                 timedelta(seconds=self._coarse_step),
                 self._coarse.view(),
             ),
-            calendar=Calendar(tuple(row.series.entry.spec.timezone for row in self._rows)),
+            calendar=layout.calendar,
             masked=masked,
             coarse_masked=coarse_masked,
         )
@@ -977,7 +946,7 @@ class History:
         through = table["through"]
         old = ~(now - through <= STALE_STEPS * self._step)  # True for never, too
         faulty: BoolArray = np.asarray(now - table["negative_at"] <= STALE_STEPS * self._step) | (table["cut"] > 0)
-        gaps = self._gaps(old)
+        gaps = np.where(old, -1.0, self._gaps())  # what is old has a better reason
         alive: bool | None = None
         reasons: list[tuple[Reason, ...]] = [()] * len(self._rows)
         troubled = old | faulty | (gaps >= 0)
@@ -1026,10 +995,12 @@ class History:
             return False
         return bool(answer.values.size and answer.values[0, 0] > 0)
 
-    def _gaps(self, old: BoolArray) -> FloatArray:
+    def _gaps(self) -> FloatArray:
         """(row,) share of the last day's samples (or since first seen) that exist, where it is under half; else -1."""
         assert self._fine is not None
-        result = np.full(len(self._rows), -1.0)
+        if self._few is not None and len(self._few) == len(self._rows):
+            return self._few
+        self._few = result = np.full(len(self._rows), -1.0)
         if not self._rows:
             return result
         head, first_seen = self._fine.head, self._table["first_seen"]
@@ -1037,7 +1008,7 @@ class History:
         due = (head - np.fmax(first_seen - self._step, begin)) / self._step
         known = np.isfinite(self._fine.between(grid.floor_to(begin, self._step), head)).sum(axis=1)
         pending = np.array([bool(row.series.expression.missing["fine"]) for row in self._rows])
-        few = ~old & ~pending & (due >= GAP_STEPS) & (known < 0.5 * due)
+        few = ~pending & (due >= GAP_STEPS) & (known < 0.5 * due)
         result[few] = known[few] / due[few]
         return result
 
@@ -1174,18 +1145,18 @@ class History:
             for resolution, of_row in covered.items():
                 # What the row that knows least has: rows of one expression were read together.
                 least = min(
-                    (_merged(of_row.get(row, [])) for row in rows), key=lambda spans: sum(b - a for a, b in spans)
+                    (merged(of_row.get(row, [])) for row in rows), key=lambda spans: sum(b - a for a, b in spans)
                 )
                 missing = expression.missing[resolution]
                 for span in least:
-                    missing = _without(missing, span)
+                    missing = without(missing, span)
                 expression.missing[resolution] = missing
                 if resolution == "fine" and least:
                     expression.through = least[-1][1]
         if self._fine is not None:
             for expression in self._expressions.values():
                 if expression.through is not None:  # the newest part: read with the overlap, as ever
-                    expression.missing["fine"] = _without(
+                    expression.missing["fine"] = without(
                         expression.missing["fine"], (expression.through, self._fine.head)
                     )
 
@@ -1246,7 +1217,7 @@ class _Asking:
         return answer
 
 
-def replace_seen(series: _Series) -> _Series:
+def _apart(series: _Series) -> _Series:
     """The same rows, for an answer to another query, whose label sets must not displace the remembered ones."""
     return _Series(series.entry, series.role, series.expression, None, series.row_of)
 
@@ -1286,31 +1257,8 @@ def _combination(labels: Mapping[str, str], names: Sequence[str]) -> Labels:
     return tuple([labels.get(name, "") for name in names])
 
 
-def _combinations(answer: Samples, names: Sequence[str]) -> set[Labels]:
-    return {_combination(labels, names) for labels in answer.labels}
-
-
 def _count(text: str) -> str | None:
     try:
         return promql.count_behind_sum(text)
     except InputError:  # a dialect that the parser does not know; Prometheus will judge it
         return None
-
-
-def _merged(spans: Iterable[Span]) -> list[Span]:
-    """The same time as few spans, ascending."""
-    out: list[Span] = []
-    for after, until in sorted(span for span in spans if span[0] < span[1]):
-        if out and after <= out[-1][1]:
-            out[-1] = (out[-1][0], max(out[-1][1], until))
-        else:
-            out.append((after, until))
-    return out
-
-
-def _without(spans: Iterable[Span], cut: Span) -> list[Span]:
-    """Spans less one."""
-    out: list[Span] = []
-    for after, until in spans:
-        out += [(after, min(until, cut[0])), (max(after, cut[1]), until)]
-    return _merged(out)

@@ -27,5 +27,3 @@ class Forecaster(Protocol):
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
         """Quantiles (series, horizon, quantile) for every series of `context`, in the same order, in one call."""
-
-

@@ -205,7 +205,7 @@ class _DeadlineReader(io.RawIOBase):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        raw = cast(socket.SocketIO, self.fp.detach())  # type: ignore[attr-defined]
+        raw = cast(socket.SocketIO, self.fp.detach())
         self.fp = io.BufferedReader(_DeadlineReader(raw, sock), 65_536)
 
 
@@ -236,7 +236,7 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS  # type: ignore[assignment]
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)

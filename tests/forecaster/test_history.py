@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from forecaster.chunks import merged, without
 from forecaster.domain import LOAD, Event, FloatArray, IntArray, ResourceSpec, ScaleSpec, SeriesKey, WorkloadSpec
 from forecaster.errors import SourceError
 from forecaster.history import (
@@ -16,8 +17,6 @@ from forecaster.history import (
     History,
     HistoryChunk,
     Reading,
-    _merged,
-    _without,
     read_once,
 )
 from forecaster.reasons import ReasonCode
@@ -534,7 +533,7 @@ def test_read_once_raises_what_the_source_says() -> None:
 
 
 def test_spans_merge_and_are_cut() -> None:
-    assert _merged([(5, 7), (0, 3), (3, 4), (6, 9), (2, 2)]) == [(0, 4), (5, 9)]
-    assert _without([(0, 10)], (3, 5)) == [(0, 3), (5, 10)]
-    assert _without([(0, 10)], (-1, 20)) == []
-    assert _without([(0, 2), (4, 6)], (2, 4)) == [(0, 2), (4, 6)]
+    assert merged([(5, 7), (0, 3), (3, 4), (6, 9), (2, 2)]) == [(0, 4), (5, 9)]
+    assert without([(0, 10)], (3, 5)) == [(0, 3), (5, 10)]
+    assert without([(0, 10)], (-1, 20)) == []
+    assert without([(0, 2), (4, 6)], (2, 4)) == [(0, 2), (4, 6)]
