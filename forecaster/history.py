@@ -50,6 +50,7 @@ STALE_STEPS = 3
 PIECE_POINTS = 1_000_000  # of one back-fill query: some 35 MB of JSON, far under Prometheus' 50 M samples
 PIECE_COLUMNS = 10_000
 READ_POINTS = 4_000_000  # fine points of back-fill in one reading: seconds, not minutes, of Prometheus' time
+POOL_ROWS = 1_024  # at a time: after a cold start all of the fine grid is pooled
 MOST_SKEW = 5.0  # seconds between the two clocks before it matters
 DROPPED_AFTER = 86_400  # seconds without a sample until a row of a template goes
 NEW_ROWS_EVERY = 3_600  # seconds between back-fills for labels that are new in a template
@@ -239,7 +240,10 @@ class History:
         return sum(until - after for after, until in spans)
 
     def read(self, source: MetricSource, now: datetime) -> Reading:
-        """What is known at `now` (aware). Never raises for Prometheus' faults: they become reasons."""
+        """What is known at `now` (aware). Never raises for Prometheus' faults: they become reasons.
+
+        `now` is the time of the call: the difference between the two clocks is measured against it.
+        """
         self._notices = []
         asking = _Asking(source)
         loads = dict.fromkeys(entry.series[0].expression.text for entry in self._entries)
@@ -456,6 +460,7 @@ class History:
             expression = todo.pop(0)
             answer = self._ask_instant(asking, expression, at)
             if answer is None:
+                again = False  # it may have taken long: `now` is no longer now, and says nothing of the clocks
                 continue
             if again and answer.server_time is not None:
                 again = False
@@ -809,9 +814,11 @@ class History:
         until = self._coarse.head
         if until <= after:
             return
-        means = grid.pool_mean(self._fine.between(after, until), self._coarse_step // self._step)
-        rows = np.arange(len(self._rows), dtype=np.int64)
-        self._coarse.write(rows, after + self._coarse_step, means, open_from=after)
+        fine = self._fine.between(after, until)
+        for begin in range(0, len(fine), POOL_ROWS):
+            means = grid.pool_mean(fine[begin : begin + POOL_ROWS], self._coarse_step // self._step)
+            rows = np.arange(begin, begin + len(means), dtype=np.int64)
+            self._coarse.write(rows, after + self._coarse_step, means, open_from=after)
         self._note_written("coarse", after, until)
 
     def _resource_newest(self) -> None:

@@ -2,7 +2,8 @@
 
 The library builds the requests; the session under it is ours, because the library's own defaults would hurt (checked in
 0.7.2): no time-out, three retries of a second each, queries in the URL even by POST, `warnings` dropped,
-no way to stop a body that drips. Here each query has one deadline for connecting, waiting, reading and retrying.
+no way to stop a body that drips. Here each query has one deadline for connecting, waiting, reading and retrying. What no
+deadline of ours reaches is the look-up of the host's name, which the system's resolver ends by itself.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from forecaster.config import PrometheusConfig
 
 MOST_POINTS = 10_000  # per series and query; Prometheus refuses more than 11,000
+FEW_POINTS = 32  # per series: below it an array for each costs more than a Python number for each sample
 LONGEST_URL = 2_000  # bytes of parameters; above it the query travels as a form
 MOST_BYTES = 512 * 2**20  # of one answer
 FIRST_WAIT = 0.25  # seconds before the first retry; doubles, jittered
@@ -108,6 +110,11 @@ class _Matrix(msgspec.Struct):
     values: msgspec.Raw = msgspec.Raw(b"[]")  # absent: a native histogram
 
 
+class _ShortMatrix(msgspec.Struct):
+    metric: msgspec.Raw
+    values: list[tuple[float, str]] = []
+
+
 class _BuildInfo(msgspec.Struct):
     version: str = ""
 
@@ -120,6 +127,7 @@ class _BuildInfoEnvelope(msgspec.Struct):
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
 _VECTOR = msgspec.json.Decoder(list[_Vector])
 _MATRIX = msgspec.json.Decoder(list[_Matrix])
+_SHORT_MATRIX = msgspec.json.Decoder(list[_ShortMatrix])
 _SCALAR = msgspec.json.Decoder(tuple[float, str])
 _LABELS = msgspec.json.Decoder(dict[str, str])
 _PAIRS = msgspec.json.Decoder(list[tuple[float, str]])
@@ -567,10 +575,13 @@ class PrometheusSource:
         with self._decoding(decoded):
             if decoded.data.resultType != "matrix":
                 raise SourceError(f"Prometheus answered a {decoded.data.resultType}", ReasonCode.QUERY_ERROR)
-            series = _MATRIX.decode(decoded.data.result)
-            values = np.full((len(series), len(times)), np.nan)
-            samples = sum(_fill(values[i], one.values, int(times[0]), every) for i, one in enumerate(series))
-            labels = tuple(self._labels(one.metric) for one in series)
+            if len(times) <= FEW_POINTS:
+                labels, values, samples = self._short_matrix(decoded.data.result, times, every)
+            else:
+                series = _MATRIX.decode(decoded.data.result)
+                values = np.full((len(series), len(times)), np.nan)
+                samples = sum(_fill(values[i], one.values, int(times[0]), every) for i, one in enumerate(series))
+                labels = tuple(self._labels(one.metric) for one in series)
         self._count_samples(samples)
         return _samples(labels, times, values, decoded)
 
@@ -708,6 +719,21 @@ class PrometheusSource:
         values = np.fromiter((float(one.value[1]) for one in series if one.value), dtype=np.float64, count=len(series))
         return labels, _finite(values.reshape(-1, 1))
 
+    def _short_matrix(
+        self, result: msgspec.Raw, times: IntArray, every: int
+    ) -> tuple[tuple[Mapping[str, str], ...], FloatArray, int]:
+        """Labels, values (series, time) and number of samples where series are short: all of them at once."""
+        series = _SHORT_MATRIX.decode(result)
+        labels = tuple(self._labels(one.metric) for one in series)
+        pairs = [pair for one in series for pair in one.values]
+        lengths = np.fromiter((len(one.values) for one in series), dtype=np.int64, count=len(series))
+        stamps = np.fromiter((pair[0] for pair in pairs), dtype=np.float64, count=len(pairs))
+        numbers = np.fromiter((float(pair[1]) for pair in pairs), dtype=np.float64, count=len(pairs))
+        values = np.full((len(series), len(times)), np.nan)
+        columns = _columns(stamps, int(times[0]), every, len(times))
+        values[np.repeat(np.arange(len(series)), lengths), columns] = _finite(numbers)
+        return labels, values, len(pairs)
+
     def _count_samples(self, samples: int) -> None:
         with self._lock:
             self._samples += samples
@@ -767,17 +793,19 @@ def _fill(row: FloatArray, raw: msgspec.Raw, first: int, every: int) -> int:
         values = np.fromiter((float(v) for _, v in slow), dtype=np.float64, count=len(slow))
     if not len(times):
         return 0
+    if len(times) != len(values):
+        raise ValueError("it holds a time without a value")
+    row[_columns(times, first, every, len(row))] = _finite(values)
+    return len(times)
+
+
+def _columns(times: FloatArray, first: int, every: int, count: int) -> IntArray:
+    """Places of the times on a grid of `count` points. ValueError where one is not on it."""
     place = (times - first) / every
     columns = np.rint(place).astype(np.int64)
-    if (
-        len(times) != len(values)
-        or columns.min() < 0
-        or columns.max() >= len(row)
-        or np.abs(place - columns).max() > 0.01
-    ):
+    if len(times) and (columns.min() < 0 or columns.max() >= count or np.abs(place - columns).max() > 0.01):
         raise ValueError("its times are not the ones that were asked for")
-    row[columns] = _finite(values)
-    return len(times)
+    return columns
 
 
 def _samples(labels: tuple[Mapping[str, str], ...], times: IntArray, values: FloatArray, decoded: _Decoded) -> Samples:

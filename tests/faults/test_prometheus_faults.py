@@ -525,6 +525,19 @@ def test_clocks_apart_are_said_and_prometheus_clock_is_used(ahead: timedelta) ->
     assert "clock" in reading.notices[0].detail
 
 
+def test_a_slow_failure_before_the_first_answer_is_no_skew() -> None:
+    class Slow(OtherClock):
+        def instant(self, query: str, at: datetime) -> object:  # type: ignore[override]
+            if query == "slow":
+                self.ours += timedelta(seconds=25)
+                raise SourceError("Prometheus refused the query: query timed out", ReasonCode.QUERY_ERROR)
+            return super().instant(query, at)
+
+    source = Slow({"sum(a)": [({}, daily(5))]})
+    reading = history(WorkloadSpec("s", "slow"), WorkloadSpec("w", "sum(a)")).read(source, NOW)
+    assert reading.now == NOW and reading.clock_skew_seconds is None
+
+
 def test_clocks_a_second_apart_are_nobodys_business() -> None:
     source = OtherClock({"sum(a)": [({}, daily(5))]})
     source.ahead = timedelta(seconds=2)

@@ -76,6 +76,20 @@ def test_the_fast_and_the_slow_way_of_decoding_agree(values: list[float | None])
     np.testing.assert_array_equal(row, expected)
 
 
+@pytest.mark.parametrize("points", [5, 100])
+def test_short_and_long_answers_are_read_alike(fake_prometheus: FakePrometheus, points: int) -> None:
+    def answer(asked: Asked) -> Reply:
+        times = grid(asked)
+        rows = [(t, "NaN" if t == times[1] else t / 7) for t in times if t != times[3]]
+        return matrix(({"n": "a"}, rows), ({"n": "b"}, [(t, 1) for t in times]), ({"n": "c"}, []))
+
+    fake_prometheus.answer = answer
+    samples = source_of(fake_prometheus.url).range("x", END - (points - 1) * MINUTE, END, MINUTE)
+    expected = samples.times / 7
+    expected[[1, 3]] = np.nan
+    np.testing.assert_array_equal(samples.values, [expected, np.ones(points), np.full(points, np.nan)])
+
+
 def test_a_native_histogram_is_no_value(fake_prometheus: FakePrometheus) -> None:
     result = [{"metric": {}, "histogram": [0, {}]}, {"metric": {"a": "b"}, "value": [0, "1"]}]
     fake_prometheus.answer = lambda asked: success({"resultType": "vector", "result": result})
@@ -188,10 +202,11 @@ def test_each_bad_answer_has_its_reason_and_one_line(
     assert len(fake_prometheus.asked) == 1
 
 
-def test_a_range_with_foreign_times_is_refused(fake_prometheus: FakePrometheus) -> None:
+@pytest.mark.parametrize("points", [1, 100])
+def test_a_range_with_foreign_times_is_refused(fake_prometheus: FakePrometheus, points: int) -> None:
     fake_prometheus.answer = lambda asked: matrix(({}, [(5, 1)]))
     with pytest.raises(SourceError, match="not the ones that were asked for"):
-        source_of(fake_prometheus.url).range("x", END, END, MINUTE)
+        source_of(fake_prometheus.url).range("x", END - (points - 1) * MINUTE, END, MINUTE)
 
 
 def test_busy_answers_are_retried_with_growing_jittered_pauses(fake_prometheus: FakePrometheus) -> None:
