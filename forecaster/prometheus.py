@@ -1,9 +1,9 @@
 """The only network of this package: PromQL through prometheus-api-client, decoded straight into arrays.
 
-The library builds the requests; the session under it is ours, because the library's own defaults would hurt (checked in
-0.7.2): no time-out, three retries of a second each, queries in the URL even by POST, `warnings` dropped, no way to stop a
-body that drips. Here each query has one deadline for connecting, waiting, reading and retrying. What no deadline of ours
-reaches is the look-up of the host's name, which the system's resolver ends by itself.
+The library builds the requests; the session under it is ours, because the library's own defaults would hurt (checked
+in 0.7.2): no time-out, three retries of a second each, queries in the URL even by POST, `warnings` dropped, no way to
+stop a body that drips. Here each query has one deadline for connecting, waiting, reading and retrying. What no
+deadline of ours reaches is the look-up of the host's name, which the system's resolver ends by itself.
 """
 
 from __future__ import annotations
