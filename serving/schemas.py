@@ -1,0 +1,391 @@
+"""Bodies of the REST API: what is accepted, and what is answered (for OpenAPI alone; answers are ready bytes)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic.alias_generators import to_camel
+
+LONGEST_HORIZON = timedelta(days=7)
+SHORTEST_STEP, LONGEST_STEP = timedelta(seconds=1), timedelta(days=1)
+MOST_STEPS = 10_080  # of a forecast: a week of minutes
+MOST_VALUES = 100_000  # of one series
+MOST_ITEMS = 1_000
+MOST_NUMBERS = 2_000_000  # of one answer
+MOST_QUANTILES = 21
+MOST_NOTE = 1_000
+FIRST, LAST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def duration(value: object) -> timedelta:
+    """`90s`, `5m`, `1h30m`, `7d`, or a number of seconds. Raises ValueError."""
+    if isinstance(value, timedelta):
+        return value
+    seconds: float | None = None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and len(value) <= 32:
+        match = _DURATION.fullmatch(value.strip())
+        if match and any(match.groups()):
+            parts = (float(part or 0) for part in match.groups())
+            seconds = sum(part * unit for part, unit in zip(parts, (86_400, 3_600, 60, 1), strict=True))
+        elif re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+            seconds = float(value)
+    if seconds is None or not 0 < seconds <= 400 * 86_400:
+        raise ValueError("write a duration, e.g. 90s, 5m, 1h30m or 7d")
+    return timedelta(seconds=seconds)
+
+
+def in_words(value: timedelta) -> str:
+    """A duration as it is written in requests: 90 s is `1m30s`."""
+    seconds = value.total_seconds()
+    whole = int(seconds)
+    parts = []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if whole >= size:
+            parts.append(f"{whole // size}{unit}")
+            whole %= size
+    rest = whole + (seconds - int(seconds))
+    if rest or not parts:
+        parts.append(f"{rest:g}s")
+    return "".join(parts)
+
+
+def _sensible(value: datetime) -> datetime:
+    if not FIRST <= value < LAST:
+        raise ValueError("times lie between 2000 and 2100")
+    return value.astimezone(UTC)
+
+
+_DURATION_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^(?=\d)(\d+(\.\d+)?d)?(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?$"},
+        {"type": "number", "exclusiveMinimum": 0},
+    ],
+    "description": "A duration such as 90s, 5m, 1h30m or 7d, or seconds.",
+}
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    PlainSerializer(in_words, return_type=str),
+    Field(json_schema_extra=_DURATION_SCHEMA),
+]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e18, le=1e18)]
+Level = Annotated[float, Field(strict=True, gt=0.0, lt=1.0)]
+Moment = Annotated[AwareDatetime, BeforeValidator(lambda v: _text_only(v)), Field(description="RFC 3339 with a zone.")]
+WorkloadName = Annotated[str, Field(min_length=1, max_length=512)]
+Note = Annotated[str, Field(max_length=MOST_NOTE)]
+
+
+def _text_only(value: object) -> object:
+    """pydantic would take numbers for Unix seconds."""
+    if not isinstance(value, (str, datetime)):
+        raise ValueError("write a time as RFC 3339 text, e.g. 2026-01-31T08:00:00Z")
+    return value
+
+
+class Body(BaseModel):
+    """What a caller sends."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, validate_by_name=False)
+
+
+class ForecastBody(Body):
+    """A series to be forecast: posted values, or PromQL (operators only)."""
+
+    start: Moment | None = Field(None, description="Time of the first value; needed with `values`.")
+    step: Duration
+    values: Annotated[list[Number | None], Field(min_length=1, max_length=MOST_VALUES)] | None = Field(
+        None, description="They end right before the first step of the forecast; null: missing."
+    )
+    query: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
+    horizon: Duration
+    quantiles: Annotated[list[Level], Field(min_length=1, max_length=MOST_QUANTILES)] = Field([0.1, 0.5, 0.9])
+
+    @model_validator(mode="after")
+    def _sound(self) -> ForecastBody:
+        if not SHORTEST_STEP <= self.step <= LONGEST_STEP:
+            raise ValueError(f"step: {in_words(self.step)} is outside of 1s to 1d")
+        if self.step.total_seconds() % 1:
+            raise ValueError("step: write whole seconds")
+        if self.horizon > LONGEST_HORIZON:
+            raise ValueError(f"horizon: {in_words(self.horizon)} is too long: at most 7d")
+        if self.horizon < self.step:
+            raise ValueError("horizon: it is shorter than one step")
+        if self.horizon / self.step > MOST_STEPS:
+            raise ValueError(f"horizon: {self.horizon / self.step:.0f} steps, at most {MOST_STEPS} are allowed")
+        if (self.values is None) == (self.query is None):
+            raise ValueError("give either values or query")
+        if self.values is not None and self.start is None:
+            raise ValueError("start: needed with values")
+        if self.start is not None:
+            _sensible(self.start)
+        if sorted(set(self.quantiles)) != self.quantiles:
+            raise ValueError("quantiles: write them ascending, each once")
+        return self
+
+
+class ForecastBatch(Body):
+    """Many series at once."""
+
+    items: Annotated[list[ForecastBody], Field(min_length=1, max_length=MOST_ITEMS)]
+
+    @model_validator(mode="after")
+    def _sound(self) -> ForecastBatch:
+        numbers = sum(int(one.horizon / one.step) * len(one.quantiles) for one in self.items)
+        if numbers > MOST_NUMBERS:
+            raise ValueError(f"items: the answer would hold {numbers} numbers, at most {MOST_NUMBERS} are allowed")
+        return self
+
+
+class FeedbackBody(Body):
+    feedback: Literal["real", "false_alarm", "expected"]
+
+
+class EventBody(Body):
+    """Something that happened or will happen."""
+
+    kind: Literal["deploy", "holiday", "outage", "incident", "other"]
+    workload: WorkloadName = "*"
+    starts_at: Moment
+    ends_at: Moment
+    note: Note = ""
+    exclude: bool = Field(True, description="Keep the interval out of what is learned from.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> EventBody:
+        _ordered(self.starts_at, self.ends_at)
+        return self
+
+
+class OverrideBody(Body):
+    """An operator's word until `endsAt`."""
+
+    workload: WorkloadName
+    kind: Literal["pin", "pause", "hold"]
+    starts_at: Moment | None = Field(None, description="Now, where it is not given.")
+    ends_at: Moment
+    min_replicas: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = None
+    max_replicas: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] | None = None
+    note: Note = ""
+
+    @model_validator(mode="after")
+    def _sound(self) -> OverrideBody:
+        _sensible(self.ends_at)
+        if self.starts_at is not None:
+            _ordered(self.starts_at, self.ends_at)
+        pinned = self.min_replicas is not None or self.max_replicas is not None
+        if pinned != (self.kind == "pin"):
+            raise ValueError("a pin needs minReplicas or maxReplicas; pause and hold take neither")
+        if self.min_replicas is not None and self.max_replicas is not None and self.min_replicas > self.max_replicas:
+            raise ValueError("minReplicas: it is above maxReplicas")
+        return self
+
+
+def _ordered(start: datetime, end: datetime) -> None:
+    if _sensible(start) >= _sensible(end):
+        raise ValueError("endsAt: it is not after startsAt")
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+
+
+class ReasonOut(Answer):
+    code: str
+    detail: str
+
+
+class ProblemOut(BaseModel):
+    """RFC 9457."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class WorkloadOut(Answer):
+    name: str
+    key: str
+    labels: dict[str, str]
+    namespace: str | None
+    hpa: str | None
+    mode: Literal["observe", "recommend", "apply"]
+    model_version: str
+    load: float | None
+    data_through: datetime | None
+    score: float | None
+    expected_low: float | None
+    expected_high: float | None
+    floor: int | None
+    desired_replicas: int | None
+    reasons: list[ReasonOut]
+    skill: dict[str, float | None]
+    coverage: dict[str, float | None]
+    risk: dict[str, float | None]
+    risk_detail: dict[str, float | None]
+    lead_time_seconds: float | None
+    capacity_per_replica: float | None
+    budget_used_ratio: float | None
+
+
+class WorkloadsOut(Answer):
+    items: list[WorkloadOut]
+    next: str | None
+    made_at: datetime | None
+
+
+class SeriesOut(Answer):
+    series: str
+    value: float | None
+    data_through: datetime | None
+    score: float | None
+    expected_low: float | None
+    expected_high: float | None
+
+
+class CandidateOut(Answer):
+    name: str
+    replicas: int | None
+    detail: str
+
+
+class RecommendationOut(Answer):
+    workload: str
+    namespace: str
+    hpa: str
+    hpa_uid: str | None
+    floor: int | None
+    desired_replicas: int | None
+    reactive: int | None
+    made_at: datetime
+    valid_until: datetime
+    valid_for_seconds: float
+    data_through: datetime | None
+    model_version: str
+    mode: Literal["observe", "recommend", "apply"]
+    candidates: list[CandidateOut]
+    bound_by: str
+    reasons: list[ReasonOut]
+
+
+class RecommendationsOut(Answer):
+    items: list[RecommendationOut]
+    next: str | None
+    made_at: datetime | None
+
+
+class IncidentOut(Answer):
+    id: str
+    workload: str
+    series: str
+    kind: str
+    direction: str
+    severity: str
+    opened_at: datetime
+    onset: datetime
+    closed_at: datetime | None
+    score: float | None
+    observed: float | None
+    expected_low: float | None
+    expected_high: float | None
+    sentence: str
+    feedback: str | None
+
+
+class IncidentsOut(Answer):
+    items: list[IncidentOut]
+    next: str | None
+
+
+class WorkloadDetailOut(WorkloadOut):
+    series: list[SeriesOut]
+    recommendation: RecommendationOut | None
+    incidents: list[IncidentOut]
+    made_at: datetime
+
+
+class PeakOut(Answer):
+    window_seconds: float
+    values: list[float | None]
+
+
+class WorkloadForecastOut(Answer):
+    workload: str
+    origin: datetime | None
+    step_seconds: float | None
+    quantiles: list[float]
+    times: list[datetime]
+    values: list[list[float | None]]
+    peak: PeakOut | None
+    model_version: str
+    reason: ReasonOut | None
+    reasons: list[ReasonOut]
+    made_at: datetime
+
+
+class ForecastOut(Answer):
+    origin: datetime | None
+    step: str
+    quantiles: list[float]
+    values: list[list[float | None]]
+    model_version: str
+    reason: ReasonOut | None
+
+
+class ForecastsOut(Answer):
+    items: list[ForecastOut]
+
+
+class DecisionOut(Answer):
+    workload: str
+    workload_key: str
+    at: datetime
+    record: dict[str, Any]
+    decision: dict[str, Any]
+
+
+class DecisionsOut(Answer):
+    items: list[DecisionOut]
+    next: str | None
+
+
+class EventOut(Answer):
+    id: str
+    kind: str
+    workload: str
+    starts_at: datetime
+    ends_at: datetime
+    note: str
+    exclude: bool
+
+
+class EventsOut(Answer):
+    items: list[EventOut]
+    next: str | None
+
+
+class OverrideOut(Answer):
+    id: str
+    workload: str
+    kind: str
+    starts_at: datetime
+    ends_at: datetime
+    min_replicas: int | None
+    max_replicas: int | None
+    note: str
+
+
+class OverridesOut(Answer):
+    items: list[OverrideOut]
+    next: str | None

@@ -1,0 +1,342 @@
+"""`forecaster serve`: builds everything from a configuration file and runs it until it is told to stop.
+
+The loop has its own thread; the web server has the main one. Heavy imports happen in `serve`, so that the command line
+stays quick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forecaster.errors import InputError, StoreError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from forecaster.chunks import HistoryChunk
+    from forecaster.config import Config
+    from forecaster.cycle import Cycle
+    from forecaster.ports import Forecaster
+    from serving.health import Health
+    from serving.loop import Board, Loop
+    from serving.store import Store
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 8.0  # for the cycle in hand and the last save; ten in all
+GRACE_SECONDS = 2  # for requests in hand
+ROLES = ("all", "loop", "api")
+
+
+def serve(
+    config_path: Path,
+    host: str | None = None,
+    port: int | None = None,
+    role: str = "all",
+    insecure_no_auth: bool = False,
+    set_aside_damaged_store: bool = False,
+) -> None:
+    """Runs until SIGTERM or SIGINT. Raises InputError for what the user must mend before it can start."""
+    from forecaster.config import load_config
+    from serving import auth
+
+    if role not in ROLES:
+        raise InputError(f"--role: {role!r} is not one: write all, loop or api")
+    config = load_config(config_path, os.environ)
+    host = host or config.server.host
+    port = config.server.port if port is None else port
+    tokens = auth.Tokens(config.auth.token_file) if config.auth.token_file else None
+    insecure = insecure_no_auth or config.server.insecure_no_auth
+    auth.check_bind(host, tokens is not None, insecure)
+    listening = bind(host, port)
+    try:
+        sys.setswitchinterval(0.001)  # REST answers between two steps of a model run, not after it
+        service = Service(config, config_path, role, tokens, _hosts(host, tokens is not None or insecure))
+        service.open(set_aside_damaged_store)
+        try:
+            service.run(listening)
+        finally:
+            service.close()
+    finally:
+        listening.close()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises InputError where the address is taken or is none."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, OverflowError) as error:
+        raise InputError(f"server.host: {host!r} is not an address of this machine: {error}") from error
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(address)
+        listening.listen(512)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"server.port: {port} is taken on {host}: stop what listens there, or use --port"
+            ) from error
+        raise InputError(f"server: cannot listen on {host}:{port}: {error.strerror}") from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def _hosts(host: str, any_name: bool) -> tuple[str, ...] | None:
+    return None if any_name else ("localhost", "127.0.0.1", "[::1]", host, f"[{host}]")
+
+
+def forecasters() -> Sequence[Forecaster]:
+    """The chain, best first; the cycle chooses by measured skill."""
+    from models.persistence import Persistence
+    from models.profile import Profile
+    from models.seasonal_naive import SeasonalNaive
+
+    day, week = timedelta(days=1), timedelta(days=7)
+    return (Profile(), SeasonalNaive(week), SeasonalNaive(day), Persistence())
+
+
+@dataclass(slots=True)
+class Reload:
+    """Reads the configuration again when its content changes. Called by the loop, between two cycles."""
+
+    path: Path
+    apply: Callable[[Config], None]
+    health: Health
+    seen: bytes = b""
+
+    def __call__(self) -> None:
+        from forecaster.config import load_config
+
+        try:
+            digest = hashlib.sha256(self.path.read_bytes()).digest()
+        except OSError as error:
+            digest = repr(error.errno).encode()
+        if digest == self.seen:
+            return
+        first, self.seen = not self.seen, digest
+        if first:
+            return
+        try:
+            config = load_config(self.path, os.environ)
+            self.apply(config)
+        except InputError as error:
+            self.health.config_error = str(error)
+            self.health.config_reloads["refused"] += 1
+            logger.error("configuration is bad, the old one stays: %s", error)
+            return
+        self.health.config_error = None
+        self.health.config_reloads["applied"] += 1
+        logger.info("configuration was read again: file=%s", self.path)
+
+
+class Service:
+    """One running service: its parts, and the order in which they start and stop."""
+
+    def __init__(
+        self, config: Config, path: Path, role: str, tokens: Any, allowed_hosts: tuple[str, ...] | None
+    ) -> None:
+        self.config, self._path, self._role = config, path, role
+        self._tokens, self._hosts = tokens, allowed_hosts
+        self._thread: threading.Thread | None = None
+
+    def open(self, set_aside_damaged_store: bool = False) -> None:
+        """Store, source, cycle with what was stored of it. Raises InputError."""
+        from forecaster.prometheus import PrometheusSource
+        from serving.health import Health
+        from serving.loop import Board
+
+        self.store = open_store(self.config.store, set_aside_damaged_store)
+        self.board: Board = Board()
+        self.health = Health(started_at=time.time())
+        self.health.degraded = lambda: self.store.degraded
+        self.source = PrometheusSource(self.config.prometheus)
+        self.health.queries = self.source.stats
+        self.forecasters = forecasters()
+        self.loop: Loop | None = None
+        if self._role != "api":
+            self.cycle = self._restored_cycle()
+            self.loop = self._loop()
+
+    def run(self, listening: socket.socket) -> None:
+        if self.loop is not None:
+            self._thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
+            self._thread.start()
+        asyncio.run(self._serve(listening))
+
+    def close(self) -> None:
+        """The cycle in hand ends and all is saved; a read that hangs is not waited for longer than we have."""
+        stopped = True
+        if self.loop is not None:
+            self.loop.stop()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+            stopped = not self._thread.is_alive()
+        if stopped:
+            self.store.close()
+        else:
+            logger.warning("cycle did not end in time: what was saved last stands")
+            self.store.flush()
+        self.source.close()
+        logger.info("stopped")
+
+    # --- parts ---
+
+    def _restored_cycle(self) -> Cycle:
+        from forecaster.cycle import Cycle
+
+        config = self.config
+        cycle = Cycle(
+            config.specs(),
+            step=config.step,
+            interval=config.interval,
+            span=config.history,
+            source=self.source,
+            forecasters=self.forecasters,
+            alarms_budget=config.alarms.false_alarms_per_workload_per_week,
+        )
+        states, said = self.store.load_states(Cycle.STATE_VERSIONS)
+        for text in said:
+            logger.warning("%s", text)
+        try:
+            cycle.history.restore(_chunks(self.store))
+            cycle.restore(states)
+        except (ValueError, KeyError) as error:
+            # Calibration is worth less than a service that runs: it begins anew, and says so.
+            logger.error("stored state does not fit, beginning anew: %s", error)
+        cycle.set_events(tuple(self.store.events.values()))
+        cycle.set_overrides(tuple(self.store.overrides.values()))
+        return cycle
+
+    def _loop(self) -> Loop:
+        from serving.loop import Loop
+
+        reload = Reload(self._path, self._reconfigure, self.health)
+        reload()  # remembers what was read
+        return Loop(
+            self.cycle,
+            self.board,
+            self.health,
+            self.config.interval,
+            self.store,
+            history=self.config.history,
+            stale_after=3 * self.config.step,
+            before_cycle=reload,
+        )
+
+    def _reconfigure(self, config: Config) -> None:
+        """What can change while we run; the rest is said to need a restart."""
+        old = self.config
+        fixed = [
+            name
+            for name in ("prometheus", "step", "interval", "history", "store", "model", "auth", "server")
+            if getattr(config, name) != getattr(old, name)
+        ]
+        if fixed:
+            logger.warning("these settings take effect after a restart: %s", ", ".join(fixed))
+        self.cycle.reconfigure(config.specs())
+        self.config = config
+
+    async def _serve(self, listening: socket.socket) -> None:
+        import uvicorn
+
+        from serving import api
+        from serving.limits import guarded_protocol
+
+        app = api.build(
+            api.Edges(
+                board=self.board,
+                health=self.health,
+                store=self.store,
+                forecasters=self.forecasters,
+                source=self.source,
+                watched=lambda: len(self.config.workloads),
+                role=self._role,
+                tokens=self._tokens,
+                allowed_hosts=self._hosts,
+            )
+        )
+        settings = self.config.server
+        server = _server(
+            uvicorn.Config(
+                app,
+                http=guarded_protocol(),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+                ssl_certfile=settings.tls_cert_file,
+                ssl_keyfile=settings.tls_key_file,
+            )
+        )
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            server.should_exit = True
+            self.board.close()
+            if self.loop is not None:
+                self.loop.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        where = listening.getsockname()
+        scheme = "https" if settings.tls_cert_file else "http"
+        logger.info("listening: url=%s://%s:%d", scheme, where[0] if ":" not in where[0] else f"[{where[0]}]", where[1])
+        await server.serve(sockets=[listening])
+
+
+def _server(config: uvicorn.Config) -> uvicorn.Server:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Signals are ours: uvicorn would raise them again at the end and make the exit code a failure."""
+            yield
+
+    return Server(config)
+
+
+def open_store(url: str, set_aside_damaged: bool = False) -> Store:
+    """Raises InputError: not writable, newer, or damaged and not to be set aside."""
+    from serving import store
+
+    try:
+        return store.Store(url)
+    except StoreError as error:
+        if not set_aside_damaged:
+            raise InputError(str(error)) from error
+        moved = store.set_aside(url, datetime.now(UTC))
+        logger.error("damaged store was set aside: file=%s", moved)
+        return store.Store(url)
+
+
+def _chunks(store: Store) -> Iterator[HistoryChunk]:
+    from forecaster.chunks import HistoryChunk
+
+    for body in store.chunks():
+        try:
+            yield HistoryChunk.from_bytes(body)
+        except ValueError as error:
+            logger.warning("stored piece of history is damaged, it is read anew: why=%s", error)
