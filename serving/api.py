@@ -23,7 +23,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from forecaster.domain import Event, Override
 from forecaster.errors import InputError
@@ -64,7 +64,7 @@ class Edges:
     board: Board
     health: Health
     store: Store
-    forecasters: Sequence[Forecaster] = ()
+    forecasters: Callable[[], Sequence[Forecaster]] = tuple  # fresh ones: they remember fits of the rows they saw
     source: MetricSource | None = None
     watched: Callable[[], int] = lambda: 0  # entries in the configuration
     role: str = "all"  # all | loop | api
@@ -125,7 +125,7 @@ def build(edges: Edges) -> Any:
 
 
 def _health_routes(app: FastAPI, edges: Edges) -> None:
-    @app.get("/healthz", summary="The process answers.", responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/healthz", summary="The process answers.", response_class=PlainTextResponse)
     async def healthz() -> Response:
         return Response("ok\n", media_type="text/plain")
 
@@ -133,12 +133,13 @@ def _health_routes(app: FastAPI, edges: Edges) -> None:
         "/readyz",
         summary="A first cycle has ended, or there is nothing to do. Stays ready while Prometheus is down.",
         responses={503: {"description": "Not ready", "content": {"text/plain": {}}}},
+        response_class=PlainTextResponse,
     )
     async def readyz() -> Response:
         ready = edges.role == "api" or edges.health.finished_first or edges.watched() == 0
         return Response("ready\n" if ready else "first cycle\n", 200 if ready else 503, media_type="text/plain")
 
-    @app.get("/metrics", summary="Prometheus metrics.", responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/metrics", summary="Prometheus metrics.", response_class=PlainTextResponse)
     async def metrics() -> Response:
         now, rendered = edges.monotonic(), edges.board.current
         notices = {one.code.value: 1 for one in rendered.notices} if rendered else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -58,7 +58,7 @@ def posted(body: ForecastBody) -> Series:
 
 
 def answers(
-    bodies: Sequence[ForecastBody], series: Sequence[Series], forecasters: Sequence[Forecaster]
+    bodies: Sequence[ForecastBody], series: Sequence[Series], forecasters: Callable[[], Sequence[Forecaster]]
 ) -> list[dict[str, Any]]:
     """One answer per body, in order; those that share a grid are forecast in one call."""
     groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
@@ -74,7 +74,7 @@ def answers(
 
 
 def _group(
-    bodies: Sequence[ForecastBody], series: Sequence[Series], forecasters: Sequence[Forecaster]
+    bodies: Sequence[ForecastBody], series: Sequence[Series], forecasters: Callable[[], Sequence[Forecaster]]
 ) -> list[dict[str, Any]]:
     first, origin = bodies[0], datetime.fromtimestamp(series[0].origin, UTC)
     longest = max(len(one.values) for one in series)
@@ -91,7 +91,7 @@ def _group(
     columns = [levels.index(level) for level in asked]
     out: list[dict[str, Any] | None] = [None] * len(series)
     why: list[Reason | None] = [None] * len(series)
-    for forecaster in forecasters:
+    for forecaster in forecasters():
         if all(out):
             break
         forecast = forecaster.forecast(context, request)

@@ -85,31 +85,25 @@ def guarded_protocol(
             self._headers_came()
             super().connection_lost(exc)
 
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self._size = 0
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
             if self._waiting is None:
-                self._expect_headers()
-
-        def on_url(self, url: bytes) -> None:
-            self._grow(len(url))
-            super().on_url(url)
-
-        def on_header(self, name: bytes, value: bytes) -> None:
-            self._grow(len(name) + len(value))
-            super().on_header(name, value)
-
-        def on_headers_complete(self) -> None:
-            self._headers_came()
-            if not self.transport.is_closing():
-                super().on_headers_complete()
-
-        def _grow(self, size: int) -> None:
-            self._size += size
+                return
+            self._size += len(data)  # counted here: the parser keeps a header to itself until the next one begins
             if self._size > header_bytes:
                 self.transport.abort()
 
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self._waiting is None:
+                self._expect_headers()
+
+        def on_headers_complete(self) -> None:
+            self._headers_came()
+            super().on_headers_complete()
+
         def _expect_headers(self) -> None:
+            self._size = 0
             self._waiting = self.loop.call_later(header_seconds, self.transport.abort)
 
         def _headers_came(self) -> None:

@@ -17,21 +17,25 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
+from forecaster.domain import WorkloadSpec
 from forecaster.errors import InputError, StoreError
+from forecaster.rows import Rows
+from serving.loop import CycleLike, HistoryLike
 
 if TYPE_CHECKING:
     import uvicorn
 
     from forecaster.chunks import HistoryChunk
     from forecaster.config import Config
-    from forecaster.cycle import Cycle
     from forecaster.ports import Forecaster
+    from forecaster.prometheus import PrometheusSource
+    from serving.auth import Tokens
     from serving.health import Health
     from serving.loop import Board, Loop
     from serving.store import Store
@@ -105,13 +109,39 @@ def _hosts(host: str, any_name: bool) -> tuple[str, ...] | None:
 
 
 def forecasters() -> Sequence[Forecaster]:
-    """The chain, best first; the cycle chooses by measured skill."""
+    """The chain, best first; the cycle chooses by measured skill. New ones: they remember fits of the rows they saw."""
     from models.persistence import Persistence
     from models.profile import Profile
     from models.seasonal_naive import SeasonalNaive
 
-    day, week = timedelta(days=1), timedelta(days=7)
-    return (Profile(), SeasonalNaive(week), SeasonalNaive(day), Persistence())
+    return (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
+
+
+def cycle_of(config: Config, source: PrometheusSource) -> ServedCycle:
+    from forecaster.cycle import Cycle
+
+    return Cycle(
+        config.specs(),
+        step=config.step,
+        interval=config.interval,
+        span=config.history,
+        source=source,
+        forecasters=forecasters(),
+        alarms_budget=config.alarms.false_alarms_per_workload_per_week,
+    )
+
+
+class RestoredHistory(HistoryLike, Protocol):
+    def restore(self, chunks: Iterable[HistoryChunk]) -> None: ...
+
+
+class ServedCycle(CycleLike, Protocol):
+    """What the service needs of forecaster.cycle.Cycle beyond the loop."""
+
+    @property
+    def history(self) -> RestoredHistory: ...
+    def restore(self, states: Mapping[str, Rows]) -> None: ...
+    def reconfigure(self, specs: Sequence[WorkloadSpec]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -124,8 +154,6 @@ class Reload:
     seen: bytes = b""
 
     def __call__(self) -> None:
-        from forecaster.config import load_config
-
         try:
             digest = hashlib.sha256(self.path.read_bytes()).digest()
         except OSError as error:
@@ -135,6 +163,8 @@ class Reload:
         first, self.seen = not self.seen, digest
         if first:
             return
+        from forecaster.config import load_config
+
         try:
             config = load_config(self.path, os.environ)
             self.apply(config)
@@ -152,10 +182,17 @@ class Service:
     """One running service: its parts, and the order in which they start and stop."""
 
     def __init__(
-        self, config: Config, path: Path, role: str, tokens: Any, allowed_hosts: tuple[str, ...] | None
+        self,
+        config: Config,
+        path: Path,
+        role: str,
+        tokens: Tokens | None,
+        allowed_hosts: tuple[str, ...] | None,
+        make_cycle: Callable[[Config, PrometheusSource], ServedCycle] | None = None,
     ) -> None:
         self.config, self._path, self._role = config, path, role
         self._tokens, self._hosts = tokens, allowed_hosts
+        self._make_cycle = make_cycle or cycle_of
         self._thread: threading.Thread | None = None
 
     def open(self, set_aside_damaged_store: bool = False) -> None:
@@ -170,7 +207,6 @@ class Service:
         self.health.degraded = lambda: self.store.degraded
         self.source = PrometheusSource(self.config.prometheus)
         self.health.queries = self.source.stats
-        self.forecasters = forecasters()
         self.loop: Loop | None = None
         if self._role != "api":
             self.cycle = self._restored_cycle()
@@ -200,20 +236,9 @@ class Service:
 
     # --- parts ---
 
-    def _restored_cycle(self) -> Cycle:
-        from forecaster.cycle import Cycle
-
-        config = self.config
-        cycle = Cycle(
-            config.specs(),
-            step=config.step,
-            interval=config.interval,
-            span=config.history,
-            source=self.source,
-            forecasters=self.forecasters,
-            alarms_budget=config.alarms.false_alarms_per_workload_per_week,
-        )
-        states, said = self.store.load_states(Cycle.STATE_VERSIONS)
+    def _restored_cycle(self) -> ServedCycle:
+        cycle = self._make_cycle(self.config, self.source)
+        states, said = self.store.load_states(cycle.STATE_VERSIONS)
         for text in said:
             logger.warning("%s", text)
         try:
@@ -266,7 +291,7 @@ class Service:
                 board=self.board,
                 health=self.health,
                 store=self.store,
-                forecasters=self.forecasters,
+                forecasters=forecasters,
                 source=self.source,
                 watched=lambda: len(self.config.workloads),
                 role=self._role,

@@ -50,7 +50,7 @@ def edges(tmp_path: Path, clock: Clock) -> Iterator[api.Edges]:
         board=board,
         health=health,
         store=store,
-        forecasters=(LastValue(),),
+        forecasters=lambda: (LastValue(),),
         source=FakeSource({"sum(up)": [({}, constant(7.0))]}),
         watched=lambda: 2,
         wall=lambda: NOW,
@@ -369,8 +369,8 @@ def test_an_override_is_kept_until_it_is_deleted(client: TestClient) -> None:
     "change",
     [
         {"endsAt": None}, {"endsAt": "2026-03-02T11:00:00Z"}, {"minReplicas": None},
-        {"minReplicas": 9, "maxReplicas": 8}, {"kind": "pause"}, {"kind": "stop"}, {"minReplicas": -1}, {"minReplicas": 1.5},
-        {"note": "x" * 1_001},
+        {"minReplicas": 9, "maxReplicas": 8}, {"kind": "pause"}, {"kind": "stop"}, {"minReplicas": -1},
+        {"minReplicas": 1.5}, {"note": "x" * 1_001},
     ],
 )  # fmt: skip
 def test_a_bad_override_is_refused_and_nothing_is_kept(client: TestClient, change: dict[str, Any]) -> None:
