@@ -98,6 +98,9 @@ class DecisionLog:
     def due(self, records: Iterable[DecisionRecord], now: datetime) -> list[StoredDecision]:
         out = []
         seconds = int(now.timestamp())
+        records = list(records)
+        if len(self.last) > 2 * len(records) + 100:  # workloads that are gone
+            self.last = {key: self.last[key] for key, *_ in records if key in self.last}
         for key, name, record, decision in records:
             said = (
                 decision.get("floor"),
@@ -210,7 +213,7 @@ class Loop:
         self._done_at: dict[str, float] = {}
         self._last: tuple[datetime, float] | None = None  # wall and monotonic time of the last cycle's begin
         self._warned_other = False
-        self._failing = False
+        self._failing: str | None = None  # what the last cycle raised
 
     def stop(self) -> None:
         """The cycle in hand is finished, then all is saved. From any thread or signal handler."""
@@ -246,12 +249,15 @@ class Loop:
             self._hand_over()
             publication = self._cycle.run(now)
             self._publish(publication, began)
-            self._failing = False
-        except Exception:
+            self._failing = None
+        except Exception as error:
             self._health.failures += 1
             # The whole trace once, then a line: the same error each 15 s would bury the log.
-            logger.error("cycle failed: failures=%d", self._health.failures, exc_info=not self._failing)
-            self._failing = True
+            said = repr(error)
+            logger.error(
+                "cycle failed: failures=%d why=%s", self._health.failures, said, exc_info=said != self._failing
+            )
+            self._failing = said
         finally:
             self._health.finished_first = True
         if self._store is not None:
@@ -294,7 +300,10 @@ class Loop:
 
     def _hand_over(self) -> None:
         """Events and overrides that changed since the last cycle."""
-        if self._store is None or self._store.revision == self._revision:
+        if self._store is None:
+            return
+        self._store.refresh()
+        if self._store.revision == self._revision:
             return
         self._revision = self._store.revision
         self._cycle.set_events(tuple(self._store.events.values()))

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -67,6 +68,7 @@ def serve(
     tokens = auth.Tokens(config.auth.token_file) if config.auth.token_file else None
     insecure = insecure_no_auth or config.server.insecure_no_auth
     auth.check_bind(host, tokens is not None, insecure)
+    check_tls(config.server.tls_cert_file, config.server.tls_key_file)
     listening = bind(host, port)
     try:
         sys.setswitchinterval(0.001)  # REST answers between two steps of a model run, not after it
@@ -102,6 +104,23 @@ def bind(host: str, port: int) -> socket.socket:
         raise InputError(f"server: cannot listen on {host}:{port}: {error.strerror}") from error
     listening.set_inheritable(True)
     return listening
+
+
+def check_tls(certificate: Path | None, key: Path | None) -> None:
+    """Raises InputError where the files cannot serve; uvicorn would say so with a trace."""
+    if certificate is None:
+        if key is not None:
+            raise InputError("server.tlsKeyFile: set server.tlsCertFile, too")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        where = certificate if key is None else f"{certificate}, {key}"
+        raise InputError(f"server.tlsCertFile: {where} cannot be used: {error}") from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a password: give one without")
 
 
 def _hosts(host: str, any_name: bool) -> tuple[str, ...] | None:

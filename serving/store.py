@@ -14,10 +14,11 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,6 +130,8 @@ class Store:
         self._url = _parsed(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self.file = Path(self._url.database) if self.is_sqlite and self._url.database else None
+        self._shares_connection = self.is_sqlite and self.file is None  # in memory: there is only one
+        self._token = ""  # of the collections as they were last read or written
         self.degraded: str | None = None  # why writing does not work, in words
         self.revision = 0  # of events and overrides: the loop hands them on when it changes
         self._lock = threading.RLock()  # the pending writes and the collections
@@ -320,8 +323,24 @@ class Store:
             if known is None:
                 return False
             self.revision += 1
+            self._mark()
             self._put("overrides", id, None)
             return True
+
+    def refresh(self) -> None:
+        """Takes what another process wrote to the collections; what still waits here is kept as it is."""
+        found = self._read(sa.select(_META.c.value).where(_META.c.name == "collections"))
+        with self._lock:
+            waits = any(table in _SMALL for table, _ in self._pending)
+            if not found or found[0].value == self._token or waits:
+                return
+            self._token = found[0].value
+        try:
+            self._load_small()
+        except SQLAlchemyError as error:
+            self._degrade(_said(error))
+        with self._lock:
+            self.revision += 1
 
     # --- the cache of history ---
 
@@ -390,7 +409,13 @@ class Store:
         self._pending[table, key] = params
         self._pending_bytes += _weight(params) - _weight(before)
 
+    def _mark(self) -> None:
+        """Lets other processes on this store see that a collection changed."""
+        self._token = uuid.uuid4().hex
+        self._put("meta", "collections", {"name": "collections", "value": self._token})
+
     def _put_small(self, table: str, id: str, workload: str, at: datetime, body: Mapping[str, Any]) -> None:
+        self._mark()
         text = json.dumps(body, separators=(",", ":"))
         self._put(table, id, {"id": id, "workload": workload, "at": _seconds(at), "body": text})
 
@@ -488,8 +513,9 @@ class Store:
 
     def _read(self, query: Any) -> list[Any]:
         """Rows, or none where the store cannot be read; `degraded` then says why."""
+        alone = self._writing if self._shares_connection else nullcontext()
         try:
-            with self._engine.connect() as connection:
+            with alone, self._engine.connect() as connection:
                 return list(connection.execute(query))
         except SQLAlchemyError as error:
             self._degrade(_said(error))
@@ -563,21 +589,26 @@ class Store:
         )
 
     def _load_small(self) -> None:
-        self.incidents: dict[str, Incident] = {}
-        self.events: dict[str, Event] = {}
-        self.overrides: dict[str, Override] = {}
+        incidents: dict[str, Incident] = {}
+        events: dict[str, Event] = {}
+        overrides: dict[str, Override] = {}
         into: tuple[tuple[str, dict[str, Any], Callable[[Mapping[str, Any]], Any]], ...] = (
-            ("incidents", self.incidents, _incident),
-            ("events", self.events, _event),
-            ("overrides", self.overrides, _override),
+            ("incidents", incidents, _incident),
+            ("events", events, _event),
+            ("overrides", overrides, _override),
         )
-        with self._engine.connect() as connection:
+        alone = self._writing if self._shares_connection else nullcontext()
+        with alone, self._engine.connect() as connection:
+            token = connection.execute(sa.select(_META.c.value).where(_META.c.name == "collections")).scalar()
             for name, items, read in into:
                 for row in connection.execute(sa.select(_SMALL[name]).order_by(_SMALL[name].c.at)):
                     try:
                         items[row.id] = read(json.loads(row.body))
                     except (ValueError, KeyError, TypeError) as error:
                         logger.warning("stored row is damaged: table=%s id=%s why=%r", name, row.id, error)
+        with self._lock:
+            self._token = token or ""
+            self.incidents, self.events, self.overrides = incidents, events, overrides
 
     def _at_start(self, error: DatabaseError) -> InputError | StoreError:
         why = _said(error)

@@ -117,6 +117,7 @@ def test_a_signal_ends_the_service_in_good_order(tmp_path: Path, number: signal.
     assert store.decisions("checkout")
 
 
+@pytest.mark.slow
 def test_a_long_poll_does_not_delay_the_end(tmp_path: Path) -> None:
     with running(tmp_path) as (process, port):
         ready(port)
@@ -134,6 +135,7 @@ def test_a_long_poll_does_not_delay_the_end(tmp_path: Path) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
     for turn in range(4):
         with running(tmp_path) as (process, port):
@@ -147,6 +149,7 @@ def test_a_killed_service_goes_on_where_it_was(tmp_path: Path) -> None:
         store.close()
 
 
+@pytest.mark.slow
 def test_a_stopped_process_publishes_nothing_stale_when_it_goes_on(tmp_path: Path) -> None:
     with running(tmp_path, interval=0.2) as (process, port):
         ready(port)
@@ -181,6 +184,16 @@ def test_a_damaged_store_is_refused_unless_it_may_be_set_aside(tmp_path: Path) -
         server.open_store(str(file))
     store = server.open_store(str(file), set_aside_damaged=True)
     assert store.degraded is None and len(list(tmp_path.glob("f.db.damaged-*"))) == 1
+
+
+def test_bad_certificate_files_are_said_in_one_line(tmp_path: Path) -> None:
+    bad = tmp_path / "cert.pem"
+    bad.write_text("no certificate")
+    server.check_tls(None, None)
+    for certificate, key in ((bad, bad), (tmp_path / "none", None), (None, bad)):
+        with pytest.raises(InputError, match="tls") as caught:
+            server.check_tls(certificate, key)
+        assert "\n" not in str(caught.value)
 
 
 # --- reload ----------------------------------------------------------------------------------------------------------

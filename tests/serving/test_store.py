@@ -197,7 +197,7 @@ def test_what_waits_in_memory_is_bounded_and_the_cheapest_goes_first(tmp_path: P
     other = sqlite3.connect(tmp_path / "f.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     store.put_event(event())
-    for i in range(20):
+    for i in range(6):
         store.put_chunks([(f"fine/{i}", i, b"x" * 2_000)])
         assert not store.flush()
     assert store._pending_bytes <= 5_000
@@ -247,6 +247,22 @@ def test_another_service_on_the_same_store_is_noticed(tmp_path: Path) -> None:
     assert store.claim("two", NOW + timedelta(seconds=200)) is None
 
 
+def test_what_another_process_wrote_is_taken(tmp_path: Path) -> None:
+    ours, theirs = Store(str(tmp_path / "f.db")), Store(str(tmp_path / "f.db"))
+    theirs.put_event(event())
+    theirs.flush()
+    revision = ours.revision
+    ours.refresh()
+    assert ours.events == {"e1": event()} and ours.revision == revision + 1
+    ours.refresh()
+    assert ours.revision == revision + 1
+    ours.put_event(event("e2"))
+    ours.refresh()
+    ours.flush()
+    theirs.refresh()
+    assert set(theirs.events) == set(ours.events) == {"e1", "e2"}
+
+
 # --- kill -9 ---------------------------------------------------------------------------------------------------------
 
 WRITER = """
@@ -276,6 +292,7 @@ for turn in range(first, first + 50):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_write_leaves_a_whole_store(tmp_path: Path) -> None:
     """One process per kill; each goes on where the one before died, through migration, rows and commit."""
     file = str(tmp_path / "f.db")
