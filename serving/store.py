@@ -502,7 +502,7 @@ class Store:
 
     @contextmanager
     def _transaction(self, patience_s: float) -> Iterator[Connection]:
-        with self._engine.connect().execution_options(forecaster_write=True) as connection:
+        with self._engine.connect().execution_options(writes=True) as connection:
             if self.is_sqlite:
                 wait = max(0, round(1000 * patience_s))
                 driver = connection.connection.driver_connection
@@ -675,7 +675,7 @@ def _engine(url: URL) -> Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
-        write = connection.get_execution_options().get("forecaster_write")
+        write = connection.get_execution_options().get("writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
