@@ -19,7 +19,7 @@ from models.wall_clock import DAY
 MINUTE, HOUR = 60, 3600
 LEAST_SECONDS = 30 * MINUTE  # of known samples
 LEAST_SAMPLES = 6
-_NODES = (1, 2, 3, 5, 10, 15, 30, 60, 180, 360, 720, 1440)  # minutes
+_NODES = (1, 2, 3, 5, 10, 15, 30, 60, 180, 360, 720, 1080, 1440)  # minutes
 _ROWS = 64  # of one block: its working set stays in the cache
 _SAME = 0.8  # share of one and the same value from which a series is sparse
 _STICKY = 0.9  # share of steps without a change from which it is piecewise constant
@@ -72,7 +72,8 @@ class Block:
 
     def grid_for(self, seconds: int) -> tuple[FloatArray, int]:
         """Values and step to learn from about so many seconds ahead: the fine grid, while it holds a few of them."""
-        if self.one_grid or seconds * 6 > self.fine.shape[1] * self.step and self.coarse.shape[1] > self.fine.shape[1] // 6:
+        reached = seconds * 6 <= self.fine.shape[1] * self.step or self.coarse.shape[1] * 6 <= self.fine.shape[1]
+        if self.one_grid or not reached:
             return self.coarse, self.coarse_step
         return self.fine, self.step
 

@@ -54,7 +54,12 @@ def _stretch(level: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def median_regression(
-    features: FloatArray, target: FloatArray, weight: FloatArray, rounds: int = 2, shrink: float = 3.0
+    features: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    rounds: int = 2,
+    shrink: float = 3.0,
+    prior: FloatArray | None = None,
 ) -> FloatArray:
     """Coefficients (row, feature) of the conditional median, without intercept, shrunk towards 0.
 
@@ -66,7 +71,7 @@ def median_regression(
     turned = np.ascontiguousarray(features.transpose(0, 2, 1))  # (row, feature, sample)
     total = np.maximum(weight.sum(axis=1), 1e-9)  # (row,)
     current = weight
-    beta = np.zeros((len(features), count))
+    beta: FloatArray = np.zeros((len(features), count))
     for step in range(rounds + 1):
         weighted = turned * current[:, None, :]
         gram = (weighted @ features).astype(np.float64)

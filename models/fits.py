@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from forecaster.domain import BoolArray, Context, IntArray, SeriesKey
 from models.blocks import Gate
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 Fit = Callable[[Context, IntArray], Arrays]
 
 REFRESH_SECONDS = 3600  # an old fit is renewed about that often

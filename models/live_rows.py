@@ -31,7 +31,7 @@ class LiveRows:
         width = batch.values.shape[1]
         inside = np.clip(columns, 0, width - 1)
         raw = batch.values[self.rows[:, None], inside]
-        out = (raw.astype(np.float64) - self.center) / self.scale
+        out: FloatArray = (raw.astype(np.float64) - self.center) / self.scale
         out[(columns < 0) | (columns >= width)] = np.nan
         if masked is not None:
             out[masked[self.rows[:, None], inside]] = np.nan

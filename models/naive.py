@@ -65,7 +65,7 @@ def residual_table(miss: FloatArray, ahead: float) -> FloatArray:
     table = sample_quantiles(miss)
     count = np.maximum((~np.isnan(miss)).sum(axis=1), 1)[:, None]
     widen = 1 + np.minimum(0.5 / np.sqrt(np.maximum(count * min(1.0, 1 / max(ahead, 1e-9)), 1)), 1.0)
-    return np.nan_to_num(table * widen).astype(np.float32)
+    return np.asarray(np.nan_to_num(table * widen).astype(np.float32))
 
 
 def predict(context: Context, request: ForecastRequest, fitted: Arrays, version: str, rule: Rule) -> Forecast:

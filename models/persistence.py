@@ -73,5 +73,3 @@ def _fit_block(block: Block, out: Arrays) -> None:
         out["table"][:, node] = growth * naive.residual_table(x[:, before + reach] - origin, reach / spacing)
         top = maximum_of(table, before + reach, reach)
         out["peak_table"][:, node] = growth * naive.residual_table(top - origin, reach / spacing)
-
-

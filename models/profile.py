@@ -31,6 +31,7 @@ VERSION = "profile/1"
 
 FEATURES = 12
 PEAK_FEATURES = 6
+_CHANGES = [5, 7, 9, 11]  # features that are changes of a season between now and then
 _ORIGINS = 512  # training origins of one grid
 _FEWEST = 24  # samples of a node below which it takes over its neighbour's parameters
 _LEARN = 0.22  # weight of the newest day in the day profile, once there are enough
@@ -52,7 +53,7 @@ class Profile:
         return predict(context, request, fitted, self.version)
 
 
-# --- the past of a block -------------------------------------------------------------------------------------------
+# --- the past of a block ---------------------------------------------------------------------------------
 
 
 class _Past:
@@ -79,6 +80,7 @@ class _Past:
         table = np.full((len(x), self.days, self.slots), np.nan, dtype=np.float32)
         table[:, local // DAY - self.day0, (local % DAY) // cs] = self.smooth
         self.before = _day_profiles(table)  # (row, day + 1, slot)
+        self.lag_reach = _usual_distance(table - self.before[:, :-1])
 
     def mean(self, columns: IntArray, count: int) -> FloatArray:
         """(row, n) mean of the `count` coarse values up to each column; NaN where none is known."""
@@ -164,6 +166,18 @@ def _smoothed(x: FloatArray) -> FloatArray:
         return np.asarray(np.where(mass > 0, total / mass, np.nan))
 
 
+def _usual_distance(away: FloatArray) -> FloatArray:
+    """(row,) five times the median distance from the profile; at least twice the mean of the nearer 98 %."""
+    size = np.sort(np.abs(away.reshape(len(away), -1)), axis=1)
+    count = np.maximum((~np.isnan(size)).sum(axis=1), 1)
+    row = np.arange(len(size))
+    middle, far = size[row, (count - 1) // 2], size[row, ((count - 1) * 0.98).astype(np.int64)]
+    inside = np.arange(size.shape[1]) < (0.98 * count)[:, None]
+    mean = np.where(inside, np.nan_to_num(size), 0).sum(axis=1) / np.maximum(inside.sum(axis=1), 1)
+    reach = np.maximum(np.maximum(5 * middle, 2 * mean), far)
+    return np.asarray(np.nan_to_num(reach).astype(np.float32))
+
+
 def _day_profiles(table: FloatArray) -> FloatArray:
     """(row, day + 1, slot): for each day the profile of the days before it, NaN where a slot was never seen.
 
@@ -183,14 +197,16 @@ def _day_profiles(table: FloatArray) -> FloatArray:
         limit = np.where(seen >= 3, 3 * usual, np.inf)
         rate = np.maximum(1 / (seen + 1), _LEARN)
         moved = profile + rate * np.clip(step, -limit, limit)
-        usual = np.where(known & (seen > 0), usual + np.maximum(1 / np.maximum(seen, 1), _LEARN) * (size - usual), usual)
+        usual = np.where(
+            known & (seen > 0), usual + np.maximum(1 / np.maximum(seen, 1), _LEARN) * (size - usual), usual
+        )
         profile = np.where(known, np.where(seen > 0, moved, x), profile)
         seen += known
     before[:, days] = profile
     return before
 
 
-# --- features ---------------------------------------------------------------------------------------------------------
+# --- features --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,7 +233,13 @@ class _Season:
 
 
 def _features(
-    levels: _Levels, origin: _Season, target: _Season, zero: FloatArray, nonnegative: BoolArray, season: NDArray[np.int8]
+    levels: _Levels,
+    origin: _Season,
+    target: _Season,
+    zero: FloatArray,
+    nonnegative: BoolArray,
+    season: NDArray[np.int8],
+    lag_reach: FloatArray,
 ) -> tuple[FloatArray, BoolArray]:
     """(row, …, FEATURES) inputs, and whether all that the row's seasons promise was really there.
 
@@ -227,9 +249,12 @@ def _features(
     no_day = np.isnan(origin.day) | np.isnan(target.day) | (season < 1)
     day_o, day_t = np.where(no_day, a, origin.day), np.where(no_day, a, target.day)
     no_lag = np.isnan(origin.lag) | np.isnan(target.lag) | (season < 1)
-    lag_o, lag_t = np.where(no_lag, day_o, origin.lag), np.where(no_lag, day_t, target.lag)
+    # One day's spike must not come back the next day: a lag counts as far as lags usually stand from the profile.
+    lag_o = np.where(no_lag, day_o, np.clip(origin.lag, day_o - lag_reach, day_o + lag_reach))
+    lag_t = np.where(no_lag, day_t, np.clip(target.lag, day_t - lag_reach, day_t + lag_reach))
     no_week = np.isnan(origin.week) | np.isnan(target.week) | (season < 2)
-    week_o, week_t = np.where(no_week, day_o, origin.week), np.where(no_week, day_t, target.week)
+    week_o = np.where(no_week, day_o, np.clip(origin.week, day_o - 2 * lag_reach, day_o + 2 * lag_reach))
+    week_t = np.where(no_week, day_t, np.clip(target.week, day_t - 2 * lag_reach, day_t + 2 * lag_reach))
     with np.errstate(over="ignore"):
         ratio = np.clip((a - zero) / np.maximum(day_o - zero, 0.05), 0.25, 4.0)
     out = np.empty((*np.broadcast_shapes(a.shape, day_t.shape), FEATURES), dtype=np.float32)
@@ -249,6 +274,11 @@ def _features(
     return out, np.broadcast_to(complete, out.shape[:-1])
 
 
+def _levels(last: FloatArray, chain: list[FloatArray], top: FloatArray, rough: FloatArray) -> _Levels:
+    m5, m15, m60, m6h, m24h = _filled(chain)
+    return _Levels(last, m5, m15, m60, m6h, m24h, top, rough)
+
+
 def _filled(levels: list[FloatArray]) -> list[FloatArray]:
     """Longer levels, each replaced by the next shorter one where it is missing."""
     out = [levels[0]]
@@ -257,7 +287,7 @@ def _filled(levels: list[FloatArray]) -> list[FloatArray]:
     return out
 
 
-# --- fitting ------------------------------------------------------------------------------------------------------------
+# --- fitting ---------------------------------------------------------------------------------------------
 
 
 def fit(context: Context, rows: IntArray) -> Arrays:
@@ -278,10 +308,11 @@ def _blank(rows: int, nodes: int, slots: int) -> Arrays:
         "gate": np.full(rows, Gate.EMPTY, dtype=np.int8),
         "season": np.zeros(rows, dtype=np.int8),
         "nonnegative": np.zeros(rows, dtype=np.bool_),
+        "lag_reach": np.zeros(rows, dtype=np.float32),
         "center": np.zeros(rows),
         "scale": np.ones(rows),
         "span_seconds": np.zeros(rows),
-        "rough_floor": np.zeros(rows, dtype=np.float32),
+        "rough_floor": np.ones(rows, dtype=np.float32),
         "beta": np.zeros((rows, nodes, FEATURES), dtype=np.float32),
         "slope": np.zeros((rows, nodes, 2), dtype=np.float32),
         "table": np.zeros((rows, nodes, levels), dtype=np.float32),
@@ -304,6 +335,7 @@ def _fit_block(block: Block) -> Arrays:
     if not usable.any():
         return out
     past = _Past(block)
+    out["lag_reach"] = past.lag_reach
     out["rough_floor"] = past.rough_floor.astype(np.float32)
     out["day"], out["day_before"], out["day_through"] = _live_tables(past)
     near = nodes < (0 if block.one_grid else 30 * MINUTE)
@@ -371,18 +403,16 @@ def _fine_origins(block: Block, past: _Past) -> _Origins:
     usable = ~np.isnan(last) & ~np.isnan(anchor)
     last, anchor = np.where(usable, last, 0), np.where(usable, anchor, 0)
     upto = (times - past.first) // block.coarse_step
-    chain = _filled(
-        [
-            anchor.astype(np.float32),
-            _window_mean(sums, counts, columns, max(15 * MINUTE // step, 1)),
-            _window_mean(sums, counts, columns, max(HOUR // step, 1)),
-            past.mean(upto, max(6 * HOUR // block.coarse_step, 1)),
-            past.mean(upto, max(DAY // block.coarse_step, 1)),
-        ]
-    )
+    chain = [
+        anchor.astype(np.float32),
+        _window_mean(sums, counts, columns, max(15 * MINUTE // step, 1)),
+        _window_mean(sums, counts, columns, max(HOUR // step, 1)),
+        past.mean(upto, max(6 * HOUR // block.coarse_step, 1)),
+        past.mean(upto, max(DAY // block.coarse_step, 1)),
+    ]
     maxima = running_maxima(x, 24 * HOUR // step)
     top = maximum_of(maxima, columns, max(HOUR // step, 1))
-    levels = _Levels(last.astype(np.float32), *chain, np.fmax(top, last), past.rough(upto))
+    levels = _levels(last.astype(np.float32), chain, np.fmax(top, last), past.rough(upto))
     season = _Season(past.day(times), past.lag(times, 1), past.week(times))
     return _Origins(x, step, columns, times, levels, usable, season, maxima)
 
@@ -396,10 +426,10 @@ def _coarse_origins(block: Block, past: _Past) -> _Origins:
     last = x[:, columns]
     usable = ~np.isnan(last)
     last = np.where(usable, last, 0).astype(np.float32)
-    chain = _filled([last, *(past.mean(columns, max(span // step, 1)) for span in (900, HOUR, 6 * HOUR, DAY))])
+    chain = [last, *(past.mean(columns, max(span // step, 1)) for span in (900, HOUR, 6 * HOUR, DAY))]
     maxima = running_maxima(x, 24 * HOUR // step)
     top = np.fmax(maximum_of(maxima, columns, max(HOUR // step, 1)), last)
-    levels = _Levels(last, *chain, top, past.rough(columns))
+    levels = _levels(last, chain, top, past.rough(columns))
     season = _Season(past.day(times), past.lag(times, 1), past.week(times))
     return _Origins(x, step, columns, times, levels, usable, season, maxima)
 
@@ -414,25 +444,35 @@ class _NodeFits:
         self.count = np.zeros((len(block.rows), len(nodes)))  # samples behind each node
         self.peak_count = np.zeros((len(block.rows), len(nodes)))
 
-    def target_season(self, origins: _Origins, ahead: int) -> _Season:
+    def target_season(self, origins: _Origins, ahead: int | IntArray) -> _Season:
         # A coarse value is the mean of the steps in its interval: a finer step lies half an interval before its stamp.
         times = origins.times + ahead + (self.block.coarse_step - origins.step) // 2
         return _Season(self.past.day(times), self.past.lag(times, 1), self.past.week(times))
 
-    def inputs(self, origins: _Origins, ahead: int) -> tuple[FloatArray, BoolArray]:
+    def inputs(self, origins: _Origins, ahead: int | IntArray) -> tuple[FloatArray, BoolArray]:
         target = self.target_season(origins, ahead)
         season = self.season[:, None]
-        return _features(origins.levels, origins.season, target, self.zero, self.nonnegative, season)
+        return _features(
+            origins.levels, origins.season, target, self.zero, self.nonnegative, season, self.past.lag_reach[:, None]
+        )
 
-    def steps(self, node: int, step: int) -> int:
-        """Columns ahead. A whole day ahead is fitted a little short of it, so that the lag's smoothing stays known."""
-        seconds = int(self.nodes[node])
+    def ahead(self, node: int, origins: _Origins) -> IntArray:
+        """(origin,) columns ahead.
+
+        A whole day ahead is fitted a little short of it, so that the lag's smoothing stays known. Between half a day
+        and a day the parameters are those of all such horizons together: of a single one, a fixed part of the day
+        apart, what the profile's change is worth could not be told.
+        """
+        seconds, step, count = int(self.nodes[node]), origins.step, len(origins.columns)
+        if DAY // 2 < seconds < DAY:
+            spread = (np.arange(count) * 0.6180339887 % 1.0) * (DAY // 2 - 2 * step) + DAY // 2 + step
+            return np.asarray((spread // step).astype(np.int64))
         reach = self.block.coarse_step if seconds >= DAY and self.block.coarse_step <= 600 else 0
-        return max(round((seconds - reach) / step), 1)
+        return np.full(count, max(round((seconds - reach) / step), 1), dtype=np.int64)
 
     def values(self, origins: _Origins, which: IntArray) -> None:
         for node in which:
-            ahead = self.steps(int(node), origins.step)
+            ahead = self.ahead(int(node), origins)
             columns = origins.columns + ahead
             target = _columns(origins.values, columns)
             inputs, complete = self.inputs(origins, ahead * origins.step)
@@ -440,13 +480,26 @@ class _NodeFits:
             weight = self._weights(good, complete)
             inputs = np.where(good[:, :, None], inputs, 0).astype(np.float32)
             aim = np.where(good, target - origins.levels.m5, 0).astype(np.float32)
-            beta = median_regression(inputs, aim, weight)
+            beta = self._coefficients(int(node), inputs, aim, weight)
             self.out["beta"][:, node] = beta
             move = (inputs @ beta[:, :, None].astype(np.float32))[:, :, 0]
             miss = np.where(weight > 0, aim - move, np.nan)
             self.count[:, node] = (weight > 0).sum(axis=1)
-            slope, table = self._spread(miss, origins.levels.m5 + move, origins.levels.rough, FEATURES, ahead, origins)
+            slope, table = self._spread(
+                miss, origins.levels.m5 + move, origins.levels.rough, FEATURES, int(ahead.mean()), origins
+            )
             self.out["slope"][:, node], self.out["table"][:, node] = slope, table
+
+    def _coefficients(self, node: int, inputs: FloatArray, aim: FloatArray, weight: FloatArray) -> FloatArray:
+        if self.nodes[node] < DAY or node == 0:
+            return median_regression(inputs, aim, weight)
+        # A day ahead every season stands where it stands now: what its changes are worth is kept from shorter horizons,
+        # for the horizons beyond a day, and only the rest is fitted.
+        known = np.array(self.out["beta"][:, node - 1], dtype=np.float32)
+        rest = aim - (inputs @ known[:, :, None])[:, :, 0]
+        level = inputs.copy()
+        level[:, :, _CHANGES] = 0
+        return known + median_regression(level, rest, weight)
 
     @staticmethod
     def _weights(good: BoolArray, complete: BoolArray) -> FloatArray:
@@ -555,7 +608,7 @@ class _NodeFits:
         self.out["peak_table"][:, late] += np.nan_to_num(extra)[:, :, None].astype(np.float32)
 
     def gates(self) -> None:
-        """Piecewise constant rows: the last value. Sparse rows: marginal quantiles, written as scaled residuals of 0."""
+        """Piecewise constant rows: the last value. Sparse rows: marginal quantiles, written as residuals of 0."""
         sticky, sparse = self.block.gate == Gate.STICKY, self.block.gate == Gate.SPARSE
         for name in ("beta", "slope", "peak_beta", "peak_slope"):
             self.out[name][sticky | sparse] = 0
@@ -593,7 +646,7 @@ def _scale(drivers: FloatArray, slope: FloatArray) -> FloatArray:
 
 
 def _scale_slopes(miss: FloatArray, drivers: FloatArray) -> FloatArray:
-    """(row, 2) exponents, from a ridge regression of log |residual|; between 0 and 1, 0 where nothing speaks for more."""
+    """(row, 2) exponents between 0 and 1, from a ridge regression of log |residual|; 0 if nothing speaks for more."""
     known = ~np.isnan(miss)
     n = np.maximum(known.sum(axis=1), 1)
     size = np.where(known, np.abs(miss), 0)
@@ -614,7 +667,7 @@ def _peak_features(base: FloatArray, end: FloatArray, levels: _Levels) -> FloatA
     return np.stack(np.broadcast_arrays(*parts), axis=-1).astype(np.float32)
 
 
-# --- forecasting -------------------------------------------------------------------------------------------------------
+# --- forecasting -----------------------------------------------------------------------------------------
 
 
 def predict(context: Context, request: ForecastRequest, fitted: Arrays, version: str) -> Forecast:
@@ -673,14 +726,20 @@ class _Live(LiveRows):
         m5 = np.where(np.isnan(m5), day[:, 0], m5)
         last = np.where(np.isnan(last), m5, last)
         m5, last = np.nan_to_num(m5), np.nan_to_num(last)
-        chain = [m5, m15, m60, _known_mean(day[:, : max(6 * HOUR // self.cs, 1)]), _known_mean(day[:, : DAY // self.cs])]
+        chain = [
+            m5,
+            m15,
+            m60,
+            _known_mean(day[:, : max(6 * HOUR // self.cs, 1)]),
+            _known_mean(day[:, : DAY // self.cs]),
+        ]
         jump = _known_mean(np.abs(np.diff(day[:, : _CALM + 1], axis=1)))
         floor = self.fitted["rough_floor"]
         rough = np.where(np.isnan(jump), 10 * floor, jump) + floor
         top = np.fmax(np.fmax.reduce(hour, axis=1), last)
         sticky, sparse = self.gate == Gate.STICKY, self.gate == Gate.SPARSE
-        parts = [last, *_filled(chain), top, rough]
-        self.levels = _Levels(*(part.astype(np.float32)[:, None] for part in parts))
+        column = [part.astype(np.float32)[:, None] for part in (last, top, rough)]
+        self.levels = _levels(column[0], [part.astype(np.float32)[:, None] for part in chain], column[1], column[2])
         self.anchor = np.where(sparse, 0.0, np.where(sticky, last, m5)).astype(np.float32)[:, None]
         self.plain = (sticky | sparse)[:, None]
         self.origin = self._season(np.broadcast_to(self.since[:, None], (len(self.rows), 1)), at_origin=True)
@@ -749,7 +808,15 @@ class _Live(LiveRows):
         """(row, n) normalised model values `ahead` (n,) seconds after now."""
         times = (self.now + ahead + (self.cs - self.step) // 2)[None, :]
         season = self._season(times, at_origin=False)
-        inputs, _ = _features(self.levels, self.origin, season, self.zero, self.nonnegative, self.season)
+        inputs, _ = _features(
+            self.levels,
+            self.origin,
+            season,
+            self.zero,
+            self.nonnegative,
+            self.season,
+            self.fitted["lag_reach"][:, None],
+        )
         at = self.between_nodes(ahead[None, :] + self.gap)
         beta = self.parameter("beta", at)
         return self.anchor + np.einsum("rhk,rhk->rh", inputs, beta), at
@@ -767,22 +834,26 @@ class _Live(LiveRows):
     def peak(self, windows: IntArray, weights: NDArray[np.float64]) -> FloatArray:
         """(row, level) of the maximum over each row's window."""
         seconds = windows.astype(np.int64)[:, None] * self.step
-        left, right, share = self.between_nodes(seconds)
+        left, right, _ = self.between_nodes(seconds)
         needed = int(right.max()) + 1
         medians, _ = self._medians(self.nodes[:needed])
         base = np.maximum.accumulate(medians, axis=1)
         row = np.arange(len(self.rows))[:, None]
-        reach_left, reach_right, reach_share = self.between_nodes(seconds + self.gap)
-        out = []
-        for own, reach in ((left, reach_left), (right, reach_right)):
-            inputs = _peak_features(base[row, own], medians[row, own], self.levels)  # (row, 1, feature)
-            beta = self.fitted["peak_beta"][row, reach]
-            model = np.where(self.plain, self.anchor, base[row, own] + (inputs * beta).sum(axis=-1))
-            scale = self._spread(model, self.fitted["peak_slope"][row, reach])
-            table = self.fitted["peak_table"][row, reach] @ weights.astype(np.float32)
-            out.append(model[..., None] + scale[..., None] * table)
-        mixed = out[0] + reach_share[..., None] * (out[1] - out[0])
-        return self.finished(mixed)[:, 0]
+        out_left, _, share = self.between_nodes(seconds + self.gap)
+        tops = np.stack([self._peak_at(medians, base, node, out_left - left) for node in range(needed)], axis=1)
+        tops = np.maximum.accumulate(tops @ weights.astype(np.float32), axis=1)  # a longer window has no lower peak
+        low, high = tops[row[:, 0], left[:, 0]], tops[row[:, 0], right[:, 0]]
+        return self.finished((low + share * (high - low))[:, None])[:, 0]
+
+    def _peak_at(self, medians: FloatArray, base: FloatArray, node: int, later: IntArray) -> FloatArray:
+        """(row, table level) of the peak over a window of `node`; after a gap with the parameters of a later node."""
+        at = np.minimum(node + later[:, 0], len(self.nodes) - 1)
+        row = np.arange(len(self.rows))
+        inputs = _peak_features(base[:, [node]], medians[:, [node]], self.levels)[:, 0]  # (row, feature)
+        moved = base[:, node] + (inputs * self.fitted["peak_beta"][row, at]).sum(axis=-1)
+        model = np.where(self.plain[:, 0], self.anchor[:, 0], moved)[:, None]
+        scale = self._spread(model, self.fitted["peak_slope"][row, at][:, None])
+        return np.asarray(model + scale * self.fitted["peak_table"][row, at])
 
 
 def _known_mean(values: FloatArray) -> FloatArray:

@@ -1,0 +1,155 @@
+"""Measured skill: who is scored, who is chosen, and when a row changes its forecaster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+
+from forecaster import skill
+from forecaster.domain import Context, Forecast, ForecastRequest
+from forecaster.reasons import ReasonCode
+from forecaster.rows import Rows
+from forecaster.skill import Chain
+from models.persistence import Persistence
+from models.profile import Profile
+from tests.forecaster.forecasts import LEVELS, NOW, forecast_of
+from tests.models.contexts import daily, live, request
+
+CHAIN = Chain(("profile", "persistence"), reference=1)
+ORIGIN = int(NOW.timestamp())
+WINDOW = 4
+BOTH = np.ones((1, 2), dtype=np.bool_)
+
+
+def peaks(step: int, level: float) -> Forecast:
+    """A forecaster that is sure of a peak of `level`; NaN: it has no answer."""
+    values = np.full((1, 2, len(LEVELS)), level)
+    return forecast_of(values, values[:, 0], origin=NOW + timedelta(minutes=step), window=WINDOW)
+
+
+def play(levels: Sequence[float], steps: int, state: Rows | None = None, start: int = 0) -> Rows:
+    """Windows whose peak is 100, forecast by forecasters that each say one of `levels`."""
+    state = skill.blank(["a"], CHAIN) if state is None else state
+    for step in range(start, start + steps):
+        state = skill.issue(state, [peaks(step, level) for level in levels], ORIGIN + 60 * step)
+        times = ORIGIN + 60 * np.arange(step - 10, step + 2)
+        state = skill.observe(state, CHAIN, 60, times, np.full((1, 12), 100.0))
+    return state
+
+
+def test_the_first_of_the_chain_is_used_while_nothing_speaks_against_it() -> None:
+    chosen, _ = skill.choose(skill.blank(["a"], CHAIN), BOTH)
+    assert chosen.tolist() == [0]
+
+
+def test_a_forecaster_that_does_better_is_chosen_and_it_is_said() -> None:
+    state = play((80.0, 101.0), 120)
+    chosen, state = skill.choose(state, BOTH)
+    assert chosen.tolist() == [1]
+    assert skill.ratios(state)[0, 0] > 2
+    assert skill.reasons(state, CHAIN, chosen, BOTH)[0][0].code == ReasonCode.SKILL_BELOW_BASELINE
+
+
+def test_a_small_lead_changes_nothing() -> None:
+    _, state = skill.choose(skill.blank(["a"], CHAIN), BOTH)
+    state = play((102.0, 101.95), 200, state)
+    chosen, state = skill.choose(state, BOTH)
+    assert chosen.tolist() == [0]
+    assert skill.reasons(state, CHAIN, chosen, BOTH) == ((),)
+
+
+def test_old_windows_are_forgotten_over_a_week() -> None:
+    state = play((80.0, 101.0), 200)
+    chosen, state = skill.choose(state, BOTH)
+    assert chosen.tolist() == [1]
+    state = play((101.0, 80.0), 200, state, start=60 * 24 * 28)
+    chosen, _ = skill.choose(state, BOTH)
+    assert chosen.tolist() == [0]
+
+
+def test_one_that_has_no_answer_is_not_chosen() -> None:
+    state = play((101.0, 80.0), 100)
+    chosen, state = skill.choose(state, np.array([[False, True]]))
+    assert chosen.tolist() == [1]
+    assert skill.reasons(state, CHAIN, chosen, np.array([[False, True]])) == ((),)
+    assert skill.choose(state, np.array([[False, False]]))[0].tolist() == [-1]
+
+
+def test_windows_without_an_answer_count_for_nobody() -> None:
+    state = play((float("nan"), 80.0), 100)
+    assert np.asarray(state.arrays["windows"])[0, 0] == 0
+    assert np.asarray(state.arrays["windows"])[0, 1] > 0
+    np.testing.assert_allclose(skill.ratios(state)[0], 1.0)
+
+
+def test_a_window_with_a_missing_sample_is_dropped() -> None:
+    state = skill.issue(skill.blank(["a"], CHAIN), [peaks(0, 90.0), peaks(0, 90.0)], ORIGIN)
+    values = np.full((1, 5), 100.0)
+    values[0, 2] = np.nan
+    state = skill.observe(state, CHAIN, 60, ORIGIN + 60 * np.arange(5), values)
+    assert not np.asarray(state.arrays["windows"]).any()
+    assert not np.asarray(state.arrays["due"]).any()
+
+
+def test_several_windows_at_once_count_as_one_after_the_other() -> None:
+    state = skill.blank(["a"], CHAIN)
+    for step in range(4):
+        state = skill.issue(state, [peaks(step, 80.0), peaks(step, 95.0)], ORIGIN + 60 * step)
+    times, values = ORIGIN + 60 * np.arange(9), np.linspace(90, 100, 9)[None, :]
+    at_once = skill.observe(state, CHAIN, 60, times, values)
+    one_by_one = state
+    for last in range(1, 10):
+        one_by_one = skill.observe(one_by_one, CHAIN, 60, times[:last], values[:, :last])
+    for name in ("loss", "beside", "windows"):
+        np.testing.assert_allclose(at_once.arrays[name], one_by_one.arrays[name])
+
+
+def test_rows_are_mixed_from_the_chosen_forecasters() -> None:
+    forecasts = [forecast_of(np.full((3, 2, 7), float(i)), model=f"m{i}") for i in range(2)]
+    mixed = skill.mixed(forecasts, np.array([0, 1, -1]))
+    assert mixed.values[:, 0, 0].tolist() == [0.0, 1.0, 0.0]
+    assert mixed.model == ("m0", "m1", "m0")
+
+
+@dataclass
+class Off:
+    """A forecaster that is wrong by a factor."""
+
+    inner: Profile
+    factor: float = 3.0
+    version: str = "off/1"
+
+    def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
+        good = self.inner.forecast(context, request)
+        return forecast_of(good.values * self.factor, good.peak * self.factor, good.levels, good.horizons.tolist())
+
+
+def test_a_fresh_start_does_not_publish_a_loser() -> None:
+    context, asked = live([daily(seed=1), daily(seed=2)]), request(2)
+    state = skill.blank(["a", "b"], CHAIN)
+    bad = skill.with_prior(state, CHAIN, context, [Off(Profile()), Persistence()], asked)
+    good = skill.with_prior(state, CHAIN, context, [Profile(), Persistence()], asked)
+    available = np.ones((2, 2), dtype=np.bool_)
+    assert skill.choose(bad, available)[0].tolist() == [1, 1]
+    assert skill.choose(good, available)[0].tolist() == [0, 0]
+
+
+def test_a_prior_sees_nothing_after_each_origin_and_is_given_once() -> None:
+    seen: list[int] = []
+
+    class Watching:
+        version = "watching/1"
+
+        def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
+            seen.append(int(context.fine.origin.timestamp()))
+            assert context.coarse.origin <= context.fine.origin
+            assert context.fine.values.shape[1] == len(context.fine.times)
+            return Persistence().forecast(context, request)
+
+    context, asked = live([daily()]), request(1)
+    state = skill.with_prior(skill.blank(["a"], CHAIN), CHAIN, context, [Watching(), Watching()], asked)
+    assert max(seen) <= ORIGIN - 60 * 5
+    assert skill.with_prior(state, CHAIN, context, [Watching(), Watching()], asked) is state
