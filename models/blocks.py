@@ -151,9 +151,11 @@ def _block(
     coarse, coarse_raw_least = _cut(context.coarse.values, context.coarse_masked, rows, columns[1])
     span = np.maximum(used[0] * step, used[1] * coarse_step).astype(np.float64)
     fine_known, coarse_known = (~np.isnan(fine)).sum(axis=1), (~np.isnan(coarse)).sum(axis=1)
-    main = np.where((fine_known >= 200)[:, None], True, False)
     center, scale, low, high = _location(fine, coarse)
-    gate = np.where(main[:, 0], _gates(fine), _gates(coarse)).astype(np.int8)
+    gate = _gates(fine)
+    few_fine = fine_known < 200
+    if few_fine.any():
+        gate[few_fine] = _gates(coarse[few_fine])
     gate[(gate == Gate.CONSTANT) & (high > low)] = Gate.STICKY  # constant for two days, but not always
     gate[high <= low] = Gate.CONSTANT
     seconds = np.maximum(fine_known * step, coarse_known * coarse_step)
@@ -190,14 +192,13 @@ def _cut(values: FloatArray, masked: BoolArray | None, rows: IntArray, columns: 
 
 def _location(fine: FloatArray, coarse: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Center (median), scale (mean distance from it, the far tail cut), least and greatest, of both grids."""
-    both = np.concatenate((coarse, fine[:, -min(fine.shape[1], 720) :]), axis=1)
+    both = np.concatenate((_thinned(coarse), fine[:, -min(fine.shape[1], 720) :]), axis=1)
     ordered = np.sort(both, axis=1)
     count = np.maximum((~np.isnan(ordered)).sum(axis=1), 1)
     row = np.arange(len(both))
     center = np.nan_to_num(ordered[row, (count - 1) // 2])
-    low, high = ordered[row, 0], ordered[row, count - 1]
-    if fine.shape[1] > 720:
-        low, high = np.fmin(low, np.fmin.reduce(fine, axis=1)), np.fmax(high, np.fmax.reduce(fine, axis=1))
+    low = np.fmin(np.fmin.reduce(fine, axis=1), np.fmin.reduce(coarse, axis=1))
+    high = np.fmax(np.fmax.reduce(fine, axis=1), np.fmax.reduce(coarse, axis=1))
     away = np.abs(both - center[:, None])
     missing = np.isnan(away)
     reach = np.maximum(ordered[row, (count * 99) // 100 - (count >= 100)] - center, center - ordered[row, count // 100])
@@ -207,12 +208,18 @@ def _location(fine: FloatArray, coarse: FloatArray) -> tuple[FloatArray, FloatAr
     return center, np.nan_to_num(np.where(scale > 0, scale, fallback), nan=1.0), low, high
 
 
+def _thinned(values: FloatArray) -> FloatArray:
+    """Every k-th column counted from the end, about 2,000 of them: enough for quantiles."""
+    return values[:, ::-1][:, :: max(values.shape[1] // 1999, 1)]
+
+
 def _gates(values: FloatArray) -> NDArray[np.int8]:
     """Gate by how often the median's own value and the step before occur."""
     known = ~np.isnan(values)
     count = np.maximum(known.sum(axis=1), 1)
-    ordered = np.sort(values, axis=1)
-    middle = ordered[np.arange(len(values)), (count - 1) // 2][:, None]
+    ordered = np.sort(_thinned(values), axis=1)
+    half = (np.maximum((~np.isnan(ordered)).sum(axis=1), 1) - 1) // 2
+    middle = ordered[np.arange(len(values)), half][:, None]
     same = (values == middle).sum(axis=1) / count
     pairs = known[:, 1:] & known[:, :-1]
     kept = (values[:, 1:] == values[:, :-1]) & pairs

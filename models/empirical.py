@@ -63,18 +63,18 @@ def median_regression(
 ) -> FloatArray:
     """Coefficients (row, feature) of the conditional median, without intercept, shrunk towards 0.
 
-    features (row, sample, feature), target and weight (row, sample), no NaN; samples of weight 0 do not count.
+    features (row, feature, sample), target and weight (row, sample), no NaN; samples of weight 0 do not count.
     Iteratively reweighted least squares (Schlossmacher, JASA 68(344), 1973); `shrink` is worth that many samples of an
     average feature.
     """
-    count = features.shape[2]
-    turned = np.ascontiguousarray(features.transpose(0, 2, 1))  # (row, feature, sample)
+    count = features.shape[1]
+    turned = features.transpose(0, 2, 1)
     total = np.maximum(weight.sum(axis=1), 1e-9)  # (row,)
     current = weight
     beta: FloatArray = np.zeros((len(features), count))
     for step in range(rounds + 1):
-        weighted = turned * current[:, None, :]
-        gram = (weighted @ features).astype(np.float64)
+        weighted = features * current[:, None, :]
+        gram = (weighted @ turned).astype(np.float64)
         moment = (weighted @ target[:, :, None])[:, :, 0].astype(np.float64)
         size = np.trace(gram, axis1=1, axis2=2) / count
         ridge = size * (shrink / total + 1e-4) + 1e-9
@@ -82,8 +82,13 @@ def median_regression(
         beta = np.linalg.solve(gram, moment[:, :, None])[:, :, 0]
         if step == rounds:
             break
-        miss = np.abs(target - (features @ beta[:, :, None].astype(features.dtype))[:, :, 0])
+        miss = np.abs(target - combined(features, beta))
         typical = (miss * weight).sum(axis=1) / total
         floor = np.maximum(0.1 * typical, 1e-9)[:, None]
         current = (weight * (typical[:, None] + 1e-9) / np.maximum(miss, floor)).astype(features.dtype)
     return np.asarray(beta)
+
+
+def combined(features: FloatArray, beta: FloatArray) -> FloatArray:
+    """(row, sample) sums over features (row, feature, sample) weighted by beta (row, feature)."""
+    return np.asarray((beta[:, None, :].astype(features.dtype) @ features)[:, 0])

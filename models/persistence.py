@@ -14,7 +14,7 @@ from models.fits import Arrays, FitCache, changed_kind
 from models.live_rows import LiveRows
 
 VERSION = "persistence/1"
-_ORIGINS = 720
+_ORIGINS = 480
 
 
 @dataclass
@@ -65,7 +65,9 @@ def _fit_block(block: Block, out: Arrays) -> None:
         reach = min(max(round(int(seconds) / step), 1), max(x.shape[1] // 3, 1))
         if x.shape[1] <= reach:
             continue
-        table = maxima.setdefault(step, running_maxima(x, x.shape[1]))
+        if step not in maxima:
+            maxima[step] = running_maxima(x, x.shape[1])
+        table = maxima[step]
         before = np.unique(np.linspace(0, x.shape[1] - 1 - reach, _ORIGINS).round().astype(np.int64))
         origin = np.where(sparse[:, None], np.where(np.isnan(x[:, before]), np.nan, 0), x[:, before])
         growth = np.float32(np.sqrt(max(int(seconds) / (reach * step), 1.0)))  # horizons beyond the past: a random walk

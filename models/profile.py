@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray
 from models import wall_clock
 from models.blocks import HOUR, MINUTE, Block, Gate, blocks_of, missing_of, nodes_of, notes_of, season_of
-from models.empirical import TABLE_LEVELS, level_weights, median_regression, sample_quantiles
+from models.empirical import TABLE_LEVELS, combined, level_weights, median_regression, sample_quantiles
 from models.extremes import maximum_of, running_maxima
 from models.fits import Arrays, FitCache, changed_kind
 from models.live_rows import LiveRows
@@ -35,6 +35,8 @@ _CHANGES = [5, 7, 9, 11]  # features that are changes of a season between now an
 _ORIGINS = 512  # training origins of one grid
 _FEWEST = 24  # samples of a node below which it takes over its neighbour's parameters
 _LEARN = 0.22  # weight of the newest day in the day profile, once there are enough
+_SHRINK_SLOPES = 2.0  # of the regression on log |residual|
+_LONGEST_PEAK = 3 * HOUR  # windows beyond it take over its residuals: the median path holds the shape
 _CALM = 24  # coarse steps over which roughness is measured
 _ROW_BLOCK = 1024  # of one forecast
 _HORIZON_BLOCK = 512
@@ -168,7 +170,8 @@ def _smoothed(x: FloatArray) -> FloatArray:
 
 def _usual_distance(away: FloatArray) -> FloatArray:
     """(row,) five times the median distance from the profile; at least twice the mean of the nearer 98 %."""
-    size = np.sort(np.abs(away.reshape(len(away), -1)), axis=1)
+    size = np.abs(away.reshape(len(away), -1))
+    size = np.sort(size[:, :: max(size.shape[1] // 2003, 1)], axis=1)
     count = np.maximum((~np.isnan(size)).sum(axis=1), 1)
     row = np.arange(len(size))
     middle, far = size[row, (count - 1) // 2], size[row, ((count - 1) * 0.98).astype(np.int64)]
@@ -241,7 +244,7 @@ def _features(
     season: NDArray[np.int8],
     lag_reach: FloatArray,
 ) -> tuple[FloatArray, BoolArray]:
-    """(row, …, FEATURES) inputs, and whether all that the row's seasons promise was really there.
+    """(row, FEATURES, n) inputs, and whether all that the row's seasons promise was really there.
 
     Shapes of `levels` and `origin` broadcast against `target`; zero, nonnegative and season likewise.
     """
@@ -257,21 +260,22 @@ def _features(
     week_t = np.where(no_week, day_t, np.clip(target.week, day_t - 2 * lag_reach, day_t + 2 * lag_reach))
     with np.errstate(over="ignore"):
         ratio = np.clip((a - zero) / np.maximum(day_o - zero, 0.05), 0.25, 4.0)
-    out = np.empty((*np.broadcast_shapes(a.shape, day_t.shape), FEATURES), dtype=np.float32)
-    out[..., 0] = levels.last - a
-    out[..., 1] = levels.m15 - a
-    out[..., 2] = levels.m60 - a
-    out[..., 3] = levels.m6h - a
-    out[..., 4] = levels.m24h - a
-    out[..., 5] = day_t - day_o
-    out[..., 6] = day_o - a
-    out[..., 7] = lag_t - lag_o
-    out[..., 8] = lag_o - a
-    out[..., 9] = week_t - week_o
-    out[..., 10] = week_o - a
-    out[..., 11] = np.where(nonnegative, ratio * (day_t - day_o), 0.0)
+    shape = np.broadcast_shapes(a.shape, day_t.shape)
+    out = np.empty((shape[0], FEATURES, shape[1]), dtype=np.float32)
+    out[:, 0] = levels.last - a
+    out[:, 1] = levels.m15 - a
+    out[:, 2] = levels.m60 - a
+    out[:, 3] = levels.m6h - a
+    out[:, 4] = levels.m24h - a
+    out[:, 5] = day_t - day_o
+    out[:, 6] = day_o - a
+    out[:, 7] = lag_t - lag_o
+    out[:, 8] = lag_o - a
+    out[:, 9] = week_t - week_o
+    out[:, 10] = week_o - a
+    out[:, 11] = np.where(nonnegative, ratio * (day_t - day_o), 0.0)
     complete = ~(no_day & (season >= 1)) & ~(no_lag & (season >= 1)) & ~(no_week & (season >= 2))
-    return out, np.broadcast_to(complete, out.shape[:-1])
+    return out, np.broadcast_to(complete, shape)
 
 
 def _levels(last: FloatArray, chain: list[FloatArray], top: FloatArray, rough: FloatArray) -> _Levels:
@@ -348,10 +352,10 @@ def _fit_block(block: Block) -> Arrays:
     fits.spread_to_neighbours()
     if near.any():
         fits.peaks(fine, np.flatnonzero(nodes <= HOUR))
-        fits.peaks(coarse, np.flatnonzero(nodes > HOUR))
+        fits.peaks(coarse, np.flatnonzero((nodes > HOUR) & (nodes <= _LONGEST_PEAK)))
         fits.add_fine_noise(np.flatnonzero(~near))
     else:
-        fits.peaks(coarse, np.arange(len(nodes)))
+        fits.peaks(coarse, np.flatnonzero((nodes <= _LONGEST_PEAK) | (nodes == block.step)))
     fits.peaks_to_neighbours()
     fits.gates()
     return out
@@ -381,6 +385,7 @@ class _Origins:
     usable: BoolArray  # (row, origin)
     season: _Season  # at the origins
     maxima: list[FloatArray]  # running maxima over 1, 2, 4, … columns up to and including each
+    medians: dict[int, FloatArray]  # by node, (row, origin): what the fitted model says
 
 
 def _pick(width: int, lead: int) -> IntArray:
@@ -414,7 +419,7 @@ def _fine_origins(block: Block, past: _Past) -> _Origins:
     top = maximum_of(maxima, columns, max(HOUR // step, 1))
     levels = _levels(last.astype(np.float32), chain, np.fmax(top, last), past.rough(upto))
     season = _Season(past.day(times), past.lag(times, 1), past.week(times))
-    return _Origins(x, step, columns, times, levels, usable, season, maxima)
+    return _Origins(x, step, columns, times, levels, usable, season, maxima, {})
 
 
 def _coarse_origins(block: Block, past: _Past) -> _Origins:
@@ -431,7 +436,7 @@ def _coarse_origins(block: Block, past: _Past) -> _Origins:
     top = np.fmax(maximum_of(maxima, columns, max(HOUR // step, 1)), last)
     levels = _levels(last, chain, top, past.rough(columns))
     season = _Season(past.day(times), past.lag(times, 1), past.week(times))
-    return _Origins(x, step, columns, times, levels, usable, season, maxima)
+    return _Origins(x, step, columns, times, levels, usable, season, maxima, {})
 
 
 class _NodeFits:
@@ -471,6 +476,8 @@ class _NodeFits:
         return np.full(count, max(round((seconds - reach) / step), 1), dtype=np.int64)
 
     def values(self, origins: _Origins, which: IntArray) -> None:
+        if not len(origins.columns):
+            return
         for node in which:
             ahead = self.ahead(int(node), origins)
             columns = origins.columns + ahead
@@ -478,11 +485,11 @@ class _NodeFits:
             inputs, complete = self.inputs(origins, ahead * origins.step)
             good = origins.usable & ~np.isnan(target)
             weight = self._weights(good, complete)
-            inputs = np.where(good[:, :, None], inputs, 0).astype(np.float32)
             aim = np.where(good, target - origins.levels.m5, 0).astype(np.float32)
             beta = self._coefficients(int(node), inputs, aim, weight)
             self.out["beta"][:, node] = beta
-            move = (inputs @ beta[:, :, None].astype(np.float32))[:, :, 0]
+            move = combined(inputs, beta)
+            origins.medians[int(node)] = origins.levels.m5 + move
             miss = np.where(weight > 0, aim - move, np.nan)
             self.count[:, node] = (weight > 0).sum(axis=1)
             slope, table = self._spread(
@@ -496,9 +503,9 @@ class _NodeFits:
         # A day ahead every season stands where it stands now: what its changes are worth is kept from shorter horizons,
         # for the horizons beyond a day, and only the rest is fitted.
         known = np.array(self.out["beta"][:, node - 1], dtype=np.float32)
-        rest = aim - (inputs @ known[:, :, None])[:, :, 0]
+        rest = aim - combined(inputs, known)
         level = inputs.copy()
-        level[:, :, _CHANGES] = 0
+        level[:, _CHANGES] = 0
         return known + median_regression(level, rest, weight)
 
     @staticmethod
@@ -517,24 +524,20 @@ class _NodeFits:
         scaled = miss / _scale(drivers, slope[:, None, :])
         table = sample_quantiles(scaled)
         count = np.maximum((~np.isnan(miss)).sum(axis=1), 1)[:, None]
-        spacing = max(len(origins.columns) and (origins.columns[-1] - origins.columns[0]) / len(origins.columns), 1)
+        spacing = max((origins.columns[-1] - origins.columns[0]) / len(origins.columns), 1)
         independent = np.maximum(count * min(spacing / ahead, 1.0), 1.0)
         widen = (1 + terms / (2 * count)) * (1 + np.minimum(0.5 / np.sqrt(independent), 1.0))
         middle = table[:, len(TABLE_LEVELS) // 2][:, None]
         return slope, np.nan_to_num((middle + widen * (table - middle)).astype(np.float32))
 
     def peaks(self, origins: _Origins, which: IntArray) -> None:
-        if not len(which):
+        if not len(which) or not len(origins.columns):
             return
-        medians: dict[int, FloatArray] = {}
-        for node in range(int(which[-1]) + 1):
-            ahead = int(self.nodes[node])
-            if origins.step > ahead:
-                continue
-            inputs, _ = self.inputs(origins, ahead)
-            inputs = np.where(origins.usable[:, :, None], inputs, 0).astype(np.float32)
-            beta = np.asarray(self.out["beta"])[:, node, :, None]
-            medians[node] = origins.levels.m5 + (inputs @ beta)[:, :, 0]
+        medians = origins.medians
+        for node in which:
+            if int(node) not in medians:  # fitted on the other grid
+                inputs, _ = self.inputs(origins, int(self.nodes[node]))
+                medians[int(node)] = origins.levels.m5 + combined(inputs, np.asarray(self.out["beta"])[:, node])
         for node in which:
             ahead = max(int(self.nodes[node]) // origins.step, 1)
             columns = origins.columns + ahead
@@ -543,11 +546,10 @@ class _NodeFits:
             good = origins.usable & inside[None, :] & np.isfinite(top)
             base = np.maximum.reduce([m for n, m in medians.items() if n <= node])
             inputs = _peak_features(base, medians[int(node)], origins.levels)
-            inputs = np.where(good[:, :, None], inputs, 0).astype(np.float32)
             aim = np.where(good, top - base, 0).astype(np.float32)
             beta = median_regression(inputs, aim, good.astype(np.float32))
             self.out["peak_beta"][:, node] = beta
-            move = (inputs @ beta[:, :, None].astype(np.float32))[:, :, 0]
+            move = combined(inputs, beta)
             miss = np.where(good, aim - move, np.nan)
             self.peak_count[:, node] = good.sum(axis=1)
             slope, table = self._spread(miss, base + move, origins.levels.rough, PEAK_FEATURES, ahead, origins)
@@ -560,7 +562,15 @@ class _NodeFits:
         self._take_over(self.peak_count, ("peak_beta", "peak_slope"), "peak_table")
 
     def _take_over(self, count: FloatArray, copied: tuple[str, str], table: str) -> None:
-        """Nodes beyond the reach of the past take the nearest shorter one's parameters, spread as a random walk."""
+        """Nodes beyond the reach of the past take the nearest shorter one's parameters, spread as a random walk.
+
+        The shortest ones, where the fine grid is empty, take the next longer one's as they are.
+        """
+        for node in range(len(self.nodes) - 2, -1, -1):
+            poor = (count[:, node] < _FEWEST) & (count[:, node + 1] >= _FEWEST)
+            for name in (*copied, table):
+                self.out[name][poor, node] = self.out[name][poor, node + 1]
+            count[poor, node] = count[poor, node + 1]
         for node in range(1, len(self.nodes)):
             poor = (count[:, node] < _FEWEST) & (count[:, node - 1] > count[:, node])
             if not poor.any():
@@ -568,6 +578,8 @@ class _NodeFits:
             for name in copied:
                 self.out[name][poor, node] = self.out[name][poor, node - 1]
             growth = np.sqrt(self.nodes[node] / self.nodes[node - 1])
+            if table == "peak_table" and self.nodes[node] > _LONGEST_PEAK:
+                growth = 1.0
             limit = 6.0  # on the normalised scale: several times the usual distance from the median
             wider = np.asarray(self.out[table])[poor, node - 1] * growth
             most = np.maximum(np.abs(wider).max(axis=1, keepdims=True), 1e-9)
@@ -647,24 +659,27 @@ def _scale(drivers: FloatArray, slope: FloatArray) -> FloatArray:
 
 def _scale_slopes(miss: FloatArray, drivers: FloatArray) -> FloatArray:
     """(row, 2) exponents between 0 and 1, from a ridge regression of log |residual|; 0 if nothing speaks for more."""
+    miss, drivers = miss[:, ::2], drivers[:, ::2]
     known = ~np.isnan(miss)
-    n = np.maximum(known.sum(axis=1), 1)
+    n = np.maximum(known.sum(axis=1), 1)[:, None]
     size = np.where(known, np.abs(miss), 0)
-    typical = size.sum(axis=1) / n
-    log_size = np.where(known, np.log(size + 0.05 * typical[:, None] + 1e-9), 0)
-    w = known / n[:, None]
-    mean_x = (drivers * w[:, :, None]).sum(axis=1, keepdims=True)
-    dx = np.where(known[:, :, None], drivers - mean_x, 0)
-    dy = np.where(known, log_size - (log_size * w).sum(axis=1, keepdims=True), 0)
-    gram = dx.transpose(0, 2, 1) @ dx + 4.0 * np.eye(2)
-    moment = (dx.transpose(0, 2, 1) @ dy[:, :, None])[:, :, 0]
-    return np.clip(np.linalg.solve(gram, moment[:, :, None])[:, :, 0], 0.0, 1.0)
+    typical = size.sum(axis=1, keepdims=True) / n
+    dy = np.log(size + 0.05 * typical + 1e-9)
+    dy = np.where(known, dy - (dy * known).sum(axis=1, keepdims=True) / n, 0)
+    d0, d1 = (
+        np.where(known, d - (d * known).sum(axis=1, keepdims=True) / n, 0) for d in (drivers[..., 0], drivers[..., 1])
+    )
+    a, b, c = (np.einsum("rn,rn->r", x, y).astype(np.float64) for x, y in ((d0, d0), (d0, d1), (d1, d1)))
+    p, q = (np.einsum("rn,rn->r", x, dy).astype(np.float64) for x in (d0, d1))
+    a, c = a + _SHRINK_SLOPES, c + _SHRINK_SLOPES
+    determinant = a * c - b * b
+    return np.asarray(np.clip(np.stack(((c * p - b * q), (a * q - b * p)), axis=1) / determinant[:, None], 0.0, 1.0))
 
 
 def _peak_features(base: FloatArray, end: FloatArray, levels: _Levels) -> FloatArray:
     a = levels.m5
     parts = (base - a, end - a, levels.top - a, levels.m60 - a, levels.rough + 0 * a, levels.last - a)
-    return np.stack(np.broadcast_arrays(*parts), axis=-1).astype(np.float32)
+    return np.stack(np.broadcast_arrays(*parts), axis=1).astype(np.float32)
 
 
 # --- forecasting -----------------------------------------------------------------------------------------
@@ -819,7 +834,7 @@ class _Live(LiveRows):
         )
         at = self.between_nodes(ahead[None, :] + self.gap)
         beta = self.parameter("beta", at)
-        return self.anchor + np.einsum("rhk,rhk->rh", inputs, beta), at
+        return self.anchor + np.einsum("rkh,rhk->rh", inputs, beta), at
 
     def values(self, horizons: IntArray, weights: NDArray[np.float64]) -> FloatArray:
         """(row, horizon, level) in the unit of the series."""
@@ -849,7 +864,7 @@ class _Live(LiveRows):
         """(row, table level) of the peak over a window of `node`; after a gap with the parameters of a later node."""
         at = np.minimum(node + later[:, 0], len(self.nodes) - 1)
         row = np.arange(len(self.rows))
-        inputs = _peak_features(base[:, [node]], medians[:, [node]], self.levels)[:, 0]  # (row, feature)
+        inputs = _peak_features(base[:, [node]], medians[:, [node]], self.levels)[:, :, 0]  # (row, feature)
         moved = base[:, node] + (inputs * self.fitted["peak_beta"][row, at]).sum(axis=-1)
         model = np.where(self.plain[:, 0], self.anchor[:, 0], moved)[:, None]
         scale = self._spread(model, self.fitted["peak_slope"][row, at][:, None])

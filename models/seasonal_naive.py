@@ -17,7 +17,7 @@ from models.wall_clock import DAY
 
 Season = Literal["day", "week"]
 _DAYS: dict[Season, int] = {"day": 1, "week": 7}
-_TARGETS = 2016  # of residuals
+_TARGETS = 1008  # of residuals
 _PEAK_POINTS = 64  # at most so many points of a window are looked up
 
 

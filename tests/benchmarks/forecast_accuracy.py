@@ -131,8 +131,8 @@ def auto_ets(values: FloatArray, steps: Sequence[int]) -> FloatArray | None:
 
 def measure(family: Family, part: str, count: int, ets: bool) -> tuple[list[dict[str, object]], dict[str, float]]:
     """One row per series, horizon and model; and the seconds that each model took."""
-    steps = sorted({max(1, seconds // family.step) for seconds in HORIZONS.values()})
-    names = {max(1, seconds // family.step): name for name, seconds in reversed(HORIZONS.items())}
+    names = {seconds // family.step: name for name, seconds in HORIZONS.items() if seconds >= family.step}
+    steps = sorted(names)
     columns = origins_of(family, part, count)
     shape = (len(family.keys), len(columns), len(steps), len(LEVELS))
     answers = {name: np.full(shape, np.nan) for name in MODELS}
