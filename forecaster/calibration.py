@@ -116,15 +116,18 @@ def blank(keys: Sequence[str], layout: Layout) -> Rows:
 # --- applying -------------------------------------------------------------------------------------------------------
 
 
-def apply(state: Rows, forecast: Forecast) -> Forecast:
+def apply(state: Rows, forecast: Forecast, layout: Layout | None = None) -> Forecast:
     """The forecast with its quantiles moved by what was learned; rows of `state` and `forecast` in the same order.
 
-    Quantiles that cross are put back in order (rearrangement: Chernozhukov, Fernandez-Val and Galichon, 2010). A row
-    that was nowhere negative stays so.
+    `layout` is that of the state, where the forecast has other horizons: what was learned is interpolated in the
+    logarithm of the horizon, for only a few horizons are followed. Quantiles that cross are put back in order
+    (rearrangement: Chernozhukov, Fernandez-Val and Galichon, 2010). A row that was nowhere negative stays so.
     """
     a = state.arrays
     mine: BoolArray = np.equal(a["model"], _codes(forecast.model)).reshape(-1, 1)
     move = _offsets(a["offset"], a["sum"], a["count"], forecast.levels) * mine[:, :, None]
+    if layout is not None:
+        move = np.asarray(between(layout.horizons, forecast.horizons) @ move)
     values = forecast.values + move * spread_of(forecast.values, forecast.levels)[..., None]
     peak_move = _offsets(a["peak_offset"], a["peak_sum"], a["peak_count"], forecast.levels) * mine
     peak = forecast.peak + peak_move * spread_of(forecast.peak, forecast.levels)[..., None]
@@ -133,6 +136,12 @@ def apply(state: Rows, forecast: Forecast) -> Forecast:
     values = np.where(nonnegative[:, None, None], np.maximum(values, 0.0), values)
     peak = np.where(nonnegative[:, None], np.maximum(peak, 0.0), peak)
     return dataclasses.replace(forecast, values=values, peak=peak)
+
+
+def between(known: Sequence[int], wanted: IntArray) -> FloatArray:
+    """(wanted, known) weights that interpolate linearly in the logarithm of the horizon; the ends beyond it."""
+    x, at = np.log(np.asarray(known, dtype=np.float64)), np.log(np.asarray(wanted, dtype=np.float64))
+    return np.stack([np.interp(at, x, unit) for unit in np.eye(len(x))], axis=1)
 
 
 def spread_of(quantiles: FloatArray, levels: Sequence[float]) -> FloatArray:

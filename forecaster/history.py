@@ -219,6 +219,7 @@ class History:
         self._entries: list[_Entry] = []
         self._names: set[str] = set()
         self._events: tuple[Event, ...] = ()
+        self._own: dict[SeriesKey, Sequence[Span]] = {}
         self._chunks: list[HistoryChunk] = []  # restored, waiting for the first reading
         self._facts = ClusterFacts()
         self._capacity: dict[str, tuple[float, float]] = {}  # workload -> (value, when)
@@ -271,9 +272,13 @@ class History:
             self._drop(seconds)
         return self._reading(asking, at, moved)
 
-    def exclude(self, events: Sequence[Event]) -> None:
-        """Intervals that are not to be learned from: those of `events` that say so. Replaces the ones before."""
+    def exclude(self, events: Sequence[Event], own: Mapping[SeriesKey, Sequence[Span]] | None = None) -> None:
+        """Intervals that are not to be learned from: those of `events` that say so, and single rows' `own` ones.
+
+        Replaces the ones before.
+        """
         self._events = tuple(event for event in events if event.exclude)
+        self._own = dict(own or {})
         self._masks = None
 
     def reconfigure(self, specs: Sequence[WorkloadSpec]) -> None:
@@ -288,7 +293,7 @@ class History:
         if self._fine is not None:
             fresh.restore(list(self.dump()))
         ids = {entry.id for entry in fresh._entries}
-        fresh._events, fresh._facts, fresh._skew = self._events, self._facts, self._skew
+        fresh._events, fresh._own, fresh._facts, fresh._skew = self._events, self._own, self._facts, self._skew
         fresh._known_skew = self._known_skew
         names = {work.name for entry in self._entries if entry.id in ids for work in entry.workloads.values()}
         fresh._capacity = {name: value for name, value in self._capacity.items() if name in names}
@@ -1059,6 +1064,8 @@ class History:
             # t is the end of an interval: the first that is touched ends after the event's start
             span = (grid.floor_to(begin, self._step), -grid.floor_to(-end, self._step))
             spans.append((span, rows))
+        if self._own:
+            spans += [(span, [row]) for row, one in enumerate(self._rows) for span in self._own.get(one.key, ())]
         for expression in self._expressions.values():
             expression.partial = [span for span in expression.partial if span[1] > oldest]
             rows = [row for user in expression.users for row in user.row_of.values()]

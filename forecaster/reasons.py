@@ -84,7 +84,7 @@ ADVICE: dict[ReasonCode, tuple[str, str]] = {
         "Nothing, if that is expected; else look at the exporter.",
     ),
     ReasonCode.DATA_FAULT: (
-        "The samples contradict themselves (half of the scrape targets missing, a frozen exporter, an impossible jump).",
+        "The samples contradict themselves (half of the scrape targets missing, a frozen exporter, a changed unit).",
         "Look at the scrape targets; the floor is held meanwhile.",
     ),
     ReasonCode.SATURATED: (

@@ -1,4 +1,4 @@
-"""State of many rows as named arrays, one row per key: what a restart restores and a changed set of workloads realigns."""
+"""State of many rows as named arrays, one row per key: what a restart restores and another set of rows realigns."""
 
 from __future__ import annotations
 

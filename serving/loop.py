@@ -35,7 +35,8 @@ CLAIM_EVERY = 20.0
 DECISION_EVERY = 300  # seconds between stored decisions that say nothing new
 DECISION_COMPONENT = "decision"  # saved every cycle: holds must not be forgotten
 
-DecisionRecord = tuple[str, str, dict[str, Any], dict[str, Any]]  # workload key, name, record, decision
+Told = Callable[[], tuple[dict[str, Any], dict[str, Any]]]  # (record, decision) as JSON, made when they are stored
+DecisionRecord = tuple[str, str, object, Told]  # workload key, name, what must be stored when it changes, the rest
 
 
 class Chunk(Protocol):
@@ -101,22 +102,13 @@ class DecisionLog:
         records = list(records)
         if len(self.last) > 2 * len(records) + 100:  # workloads that are gone
             self.last = {key: self.last[key] for key, *_ in records if key in self.last}
-        for key, name, record, decision in records:
-            said = (
-                decision.get("floor"),
-                decision.get("bound_by"),
-                frozenset(_code(one) for one in decision.get("reasons") or ()),
-            )
+        for key, name, said, told in records:
             # The five minutes begin at another second for each workload: the writes spread over the cycles.
             slot = (seconds + _spread(key)) // DECISION_EVERY
             if self.last.get(key) != (said, slot):
                 self.last[key] = (said, slot)
-                out.append(StoredDecision(name, key, now, record, decision))
+                out.append(StoredDecision(name, key, now, *told()))
         return out
-
-
-def _code(reason: Any) -> str:
-    return str(reason.get("code") if isinstance(reason, Mapping) else reason)
 
 
 def _spread(key: str) -> int:

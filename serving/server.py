@@ -157,7 +157,7 @@ def cycle_of(config: Config, source: PrometheusSource) -> ServedCycle:
         interval=config.interval,
         span=config.history,
         source=source,
-        forecasters=forecasters(),
+        forecasters=forecasters,
         alarms_budget=config.alarms.false_alarms_per_workload_per_week,
     )
 

@@ -1,13 +1,19 @@
-"""Lead time from pod starts: a quantile that counts the pods that never became Ready."""
+"""Lead time: from pod starts, by a quantile that counts the pods that never became Ready, or as configured."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import timedelta
 
 import numpy as np
 
-from forecaster.domain import BoolArray, FloatArray
+from forecaster.domain import BoolArray, FloatArray, HpaFacts, ScaleSpec
+
+ASSUMED = timedelta(seconds=180)
+FEWEST_PODS = 5
+HPA_SYNC = timedelta(seconds=15)  # --horizontal-pod-autoscaler-sync-period
+SHORTEST, LONGEST = timedelta(seconds=30), timedelta(minutes=15)
 
 
 def lead_time_quantile(
@@ -37,3 +43,19 @@ def lead_time_quantile(
         if survivors <= 1.0 - level + 1e-12:  # 1 - 9/10 is not exactly 1/10
             return float(time)
     return math.inf
+
+
+def lead_time_of(spec: ScaleSpec, facts: HpaFacts | None, interval: timedelta) -> tuple[timedelta, bool]:
+    """(from a decision to ready pods, whether the start-up time in it is assumed).
+
+    Pod creation to Ready as configured or measured, plus what passes before a pod is created: data up to one interval
+    old, and the HPA's own sync. Between 30 s and 15 min.
+    """
+    assumed = False
+    if spec.lead_time is not None:
+        starting = spec.lead_time
+    elif facts is not None and facts.lead_time is not None and facts.lead_time_pods >= FEWEST_PODS:
+        starting = facts.lead_time
+    else:
+        starting, assumed = ASSUMED, True
+    return min(max(starting + interval + HPA_SYNC, SHORTEST), LONGEST), assumed

@@ -35,7 +35,8 @@ def measure(workloads: int) -> None:
     rows = Rows(tuple(names), {f"array{i}": np.zeros((workloads, 64), dtype=np.float32) for i in range(10)})
     told = {"floor": 3, "bound_by": "proactive", "reasons": []}
     records = [
-        (f"{name}#0", name, {"inputs": {"peak": "0x1p+3"} | {str(i): i for i in range(60)}}, told) for name in names
+        (f"{name}#0", name, 3, lambda: ({"inputs": {"peak": "0x1p+3"} | {str(i): i for i in range(60)}}, told))
+        for name in names
     ]
     with tempfile.TemporaryDirectory() as folder:
         store = Store(str(Path(folder) / "forecaster.db"))

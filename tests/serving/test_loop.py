@@ -219,15 +219,14 @@ def test_trouble_with_the_store_does_not_stop_the_loop(store: Store) -> None:
 def test_a_decision_is_stored_when_it_changes_and_else_each_five_minutes() -> None:
     log = DecisionLog({})
 
-    def due(seconds: int, floor: int = 3, reasons: tuple[dict[str, str], ...] = ()) -> int:
-        told = {"floor": floor, "bound_by": "proactive", "reasons": reasons}
-        return len(log.due([("a#1", "a", {}, told)], NOW + timedelta(seconds=seconds)))
+    def due(seconds: int, *said: object) -> int:
+        return len(log.due([("a#1", "a", said, lambda: ({}, {"floor": 3}))], NOW + timedelta(seconds=seconds)))
 
-    assert due(0) == 1
-    assert sum(due(seconds) for seconds in range(15, 3_015, 15)) == 10
-    assert due(3_015, floor=4) == 1
-    assert due(3_015, floor=4, reasons=({"code": "held", "detail": "x"},)) == 1
-    assert due(3_015, floor=4, reasons=({"code": "held", "detail": "y"},)) == 0
+    assert due(0, 3) == 1
+    assert sum(due(seconds, 3) for seconds in range(15, 3_015, 15)) == 10
+    assert due(3_015, 4) == 1
+    assert due(3_015, 4, "held") == 1
+    assert due(3_015, 4, "held") == 0
 
 
 # --- waiting for the next decisions ----------------------------------------------------------------------------------

@@ -1,0 +1,330 @@
+"""The forecasts of a cycle: the chain of forecasters, the choice among them, calibration, re-anchoring.
+
+Arrays over all rows; what is remembered is named `Rows`, realigned when the rows change. Knows no Prometheus, no
+workload and no decision. A forecaster that raises or answers nonsense loses its rows for that step, and says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from forecaster import calibration, reanchor, skill
+from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesBatch
+from forecaster.ports import Forecaster
+from forecaster.reasons import Reason, ReasonCode
+from forecaster.rows import Arrays, Rows
+
+logger = logging.getLogger(__name__)
+
+LEVELS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+MINUTE, HOUR = 60, 3_600
+FOLLOWED = tuple(
+    MINUTE * m for m in (1, 2, 3, 5, 10, 15, 30, 60, 180, 360, 720, 1440)
+)  # seconds; calibrated one by one
+SHOWN = (20 * MINUTE, 45 * MINUTE, *range(5_400, 6 * HOUR, 1_800), *range(7 * HOUR, 24 * HOUR, HOUR))  # between them
+REFERENCE = "persistence"  # what the skill of the others is measured beside
+PRIOR_ROWS = 256  # whose first skill is measured in one step: a back-test costs ten forecasts
+ABSURD = 1e6  # times the largest value of the past: no forecast of ours
+
+Make = Callable[[], Sequence[Forecaster]]
+Blocked = tuple[Reason | None, ...]
+Notes = tuple[tuple[Reason, ...], ...]
+
+
+def horizons(step: int) -> tuple[IntArray, IntArray]:
+    """(all, followed) steps ahead, ascending: every followed horizon is among all."""
+    followed = sorted({1, *(max(1, round(seconds / step)) for seconds in FOLLOWED)})
+    every = sorted({*followed, *(max(1, round(seconds / step)) for seconds in SHOWN)})
+    return np.array(every, dtype=np.int64), np.array(followed, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remarks:
+    """What is to be said about the forecast of each row, besides why there is none."""
+
+    notes: Notes
+    skill: FloatArray  # (row, forecaster) loss beside the reference's
+    chosen: IntArray  # (row,)
+    coverage: FloatArray  # (row, band)
+
+
+class Foresight:
+    """Forecasts of all rows, from step to step. One thread at a time."""
+
+    def __init__(self, make: Make, step: timedelta) -> None:
+        self._make = make
+        self._chain_of = make()
+        self._step = int(step.total_seconds())
+        self.horizons, self._followed = horizons(self._step)
+        names = tuple(name_of(forecaster) for forecaster in self._chain_of)
+        self.chain = skill.Chain(names, names.index(REFERENCE))
+        self.layout = calibration.Layout(self._step, tuple(self._followed.tolist()), LEVELS)
+        self._places = np.searchsorted(self.horizons, self._followed)
+        self._far = int(self.horizons[reanchor.far_index(self.horizons)])
+        self.keys: tuple[str, ...] = ()
+        self.calibration = calibration.blank((), self.layout)
+        self.skill = skill.blank((), self.chain)
+        self.memory = Rows((), {}).aligned((), reanchor.blank())
+        self._tried: set[str] = set()  # rows whose skill had its back-test
+        self._seen = 0  # grid time of the last observation
+        self._saturated: deque[tuple[int, BoolArray]] = deque(maxlen=256)  # by grid time
+        self._base: Forecast | None = None  # calibrated, not re-anchored
+        self.remarks: Remarks | None = None
+
+    # --- rows ---
+
+    def align(self, keys: tuple[str, ...]) -> None:
+        """Takes another list of rows; what is new starts from nothing."""
+        if keys == self.keys:
+            return
+        self.calibration = self.calibration.aligned(keys, calibration.blank(("",), self.layout).arrays)
+        self.skill = self.skill.aligned(keys, skill.blank(("",), self.chain).arrays)
+        self.memory = self.memory.aligned(keys, reanchor.blank())
+        self._saturated.clear()
+        self._base, self.remarks = None, None
+        self.keys = keys
+
+    def restart(self, rows: BoolArray) -> None:
+        """Forgets what was learned of some rows (row,): their unit has changed."""
+        if not rows.any():
+            return
+        self.calibration = _cleared(self.calibration, rows, calibration.blank(("",), self.layout).arrays)
+        self.skill = _cleared(self.skill, rows, skill.blank(("",), self.chain).arrays)
+        self.memory = _cleared(self.memory, rows, reanchor.blank())
+
+    # --- one step ---
+
+    def saw_saturation(self, head: int, saturated: BoolArray) -> None:
+        """Rows (row,) that were saturated in the interval that ends at `head`; true stays true."""
+        if self._saturated and self._saturated[-1][0] == head:
+            self._saturated[-1] = (head, self._saturated[-1][1] | saturated)
+        elif saturated.any():
+            self._saturated.append((head, saturated))
+
+    def observe(self, context: Context, windows: IntArray) -> None:
+        """Learns from the samples that came since the last step; before the new forecast is made."""
+        head = int(context.fine.origin.timestamp())
+        width = context.fine.values.shape[1]
+        passed = (head - self._seen) // self._step if self._seen else width
+        tail = int(min(width, max(passed, 0) + int(windows.max(initial=1)) + 10, 1_440))
+        self._seen = head
+        times = context.fine.times[-tail:]
+        values = np.asarray(context.fine.values[:, -tail:], dtype=np.float64)
+        masked = None if context.masked is None else context.masked[:, -tail:]
+        saturated = self._saturated_in(times)
+        self.calibration = calibration.observe(self.calibration, self.layout, times, values, masked, saturated)
+        clean = values if masked is None else np.where(masked, np.nan, values)
+        self.skill = skill.observe(self.skill, self.chain, self._step, times, clean)
+        held = np.isnan(clean[:, -1]) if saturated is None else np.isnan(clean[:, -1]) | saturated[:, -1]
+        arrays = reanchor.learned(self.memory.arrays, clean[:, -1], head, self._step, self._far, ~held)
+        self.memory = Rows(self.keys, arrays)
+
+    def run(self, context: Context, windows: IntArray, complete: bool) -> None:
+        """Runs the forecasters on `context`. `complete`: the past is all there, so that a back-test says something."""
+        request = ForecastRequest(self.horizons, LEVELS, windows)
+        if complete:
+            self._first_skill(context, windows)
+        answers = [self._answer(forecaster, context, request) for forecaster in self._chain_of]
+        available = np.array([[one is None for one in answer.missing] for answer in answers], dtype=np.bool_)
+        available = available.reshape(len(answers), len(self.keys)).T
+        chosen, self.skill = skill.choose(self.skill, available)
+        self.skill = skill.issue(self.skill, answers, int(context.fine.origin.timestamp()))
+        mixed = skill.mixed(answers, chosen)
+        self._base = calibration.apply(self.calibration, mixed, self.layout)
+        self.memory = Rows(self.keys, reanchor.remembered(self.memory.arrays, self._base))
+        said = calibration.reasons(self.calibration, self.layout)
+        worse = skill.reasons(self.skill, self.chain, chosen, available)
+        own = mixed.notes or ((),) * len(self.keys)
+        self.remarks = Remarks(
+            notes=tuple((*a, *b, *c) for a, b, c in zip(own, worse, said, strict=True)),
+            skill=skill.ratios(self.skill),
+            chosen=chosen,
+            coverage=calibration.coverage(self.calibration, self.layout),
+        )
+
+    def frozen(self) -> Forecast:
+        """The forecast as the model made it, calibrated, before any re-anchoring."""
+        assert self._base is not None, "run comes first"
+        return self._base
+
+    # --- each interval ---
+
+    def issue(self, now: datetime, newest: FloatArray, newest_at: IntArray, blocked: Blocked) -> Forecast:
+        """The forecast that counts now: re-anchored to the newest values, remembered so that it will be judged.
+
+        Rows with a reason in `blocked` are NaN and carry it.
+        """
+        assert self._base is not None, "run comes first"
+        tau = reanchor.memory_seconds(self.memory.arrays, self._step, self._far)
+        forecast = without(reanchor.reanchored(self._base, now, newest, newest_at, tau), blocked)
+        followed = dataclasses.replace(
+            forecast, horizons=self._followed, values=forecast.values[:, self._places], notes=()
+        )
+        self.calibration = calibration.issue(self.calibration, followed, int(now.timestamp()))
+        return forecast
+
+    # --- stored ---
+
+    def dump(self) -> dict[str, Rows]:
+        return {
+            "calibration": _marked(self.calibration, self.layout.version),
+            "skill": _marked(self.skill, self.chain.version),
+            "reanchor": _marked(self.memory, f"{self._step}/{self._far}"),
+        }
+
+    def restore(self, states: Mapping[str, Rows]) -> list[str]:
+        """Takes what `dump` gave, before the first step; says what had to be discarded."""
+        said = []
+        wanted = (("calibration", self.layout.version), ("skill", self.chain.version))
+        for name, version in (*wanted, ("reanchor", f"{self._step}/{self._far}")):
+            rows = states.get(name)
+            if rows is None:
+                continue
+            arrays = dict(rows.arrays)
+            mark = arrays.pop("mark", np.zeros(0, dtype=np.uint32))
+            if len(rows.keys) and (np.asarray(mark) != _mark(version)).any():
+                said.append(f"stored {name} is for other forecasters or another step: it begins anew")
+                continue
+            setattr(self, "memory" if name == "reanchor" else name, Rows(rows.keys, arrays))
+        return said
+
+    # --- inside ---
+
+    def _answer(self, forecaster: Forecaster, context: Context, request: ForecastRequest) -> Forecast:
+        try:
+            return sound(forecaster.forecast(context, request), context)
+        except Exception as error:  # one forecaster's bug must not take the others' forecasts away
+            logger.exception("forecaster failed: model=%s", forecaster.version)
+            return nothing(context, request, Reason(ReasonCode.MODEL_UNAVAILABLE, f"{forecaster.version}: {error!r}"))
+
+    def _first_skill(self, context: Context, windows: IntArray) -> None:
+        """A back-test for rows whose skill nobody has measured, some of them each step."""
+        untried = [row for row, key in enumerate(self.keys) if key not in self._tried]
+        if not untried:
+            return
+        rows = np.array(untried[:PRIOR_ROWS], dtype=np.int64)
+        self._tried |= {self.keys[row] for row in rows.tolist()}
+        before = Rows(
+            tuple(self.keys[row] for row in rows.tolist()), {n: a[rows] for n, a in self.skill.arrays.items()}
+        )
+        request = ForecastRequest(np.array([1], dtype=np.int64), LEVELS, windows[rows])
+        after = skill.with_prior(before, self.chain, only(context, rows), self._make(), request)
+        if after is before:
+            return
+        arrays = {name: array.copy() for name, array in self.skill.arrays.items()}
+        for name, array in after.arrays.items():
+            arrays[name][rows] = array
+        self.skill = Rows(self.keys, arrays)
+
+    def _saturated_in(self, times: IntArray) -> BoolArray | None:
+        first = int(times[0])
+        flags: BoolArray | None = None
+        for at, rows in self._saturated:
+            column = (at - first) // self._step
+            if 0 <= column < len(times):
+                if flags is None:
+                    flags = np.zeros((len(self.keys), len(times)), dtype=np.bool_)
+                flags[:, column] |= rows
+        return flags
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+def name_of(forecaster: Forecaster) -> str:
+    """`profile` of `profile/1`."""
+    return forecaster.version.partition("/")[0]
+
+
+def only(context: Context, rows: IntArray) -> Context:
+    """Some rows of a context."""
+
+    def part(batch: SeriesBatch) -> SeriesBatch:
+        keys = tuple(batch.keys[row] for row in rows.tolist())
+        return dataclasses.replace(batch, keys=keys, values=batch.values[rows])
+
+    return dataclasses.replace(
+        context,
+        fine=part(context.fine),
+        coarse=part(context.coarse),
+        calendar=dataclasses.replace(
+            context.calendar, timezones=tuple(context.calendar.timezones[row] for row in rows.tolist())
+        ),
+        masked=None if context.masked is None else context.masked[rows],
+        coarse_masked=None if context.coarse_masked is None else context.coarse_masked[rows],
+    )
+
+
+def nothing(context: Context, request: ForecastRequest, why: Reason) -> Forecast:
+    """A forecast in which no row has an answer."""
+    rows, levels = len(context.fine.keys), tuple(request.levels)
+    return Forecast(
+        origin=context.fine.origin,
+        step=context.fine.step,
+        horizons=request.horizons,
+        levels=levels,
+        values=np.full((rows, len(request.horizons), len(levels)), np.nan),
+        peak=np.full((rows, len(levels)), np.nan),
+        windows=request.windows,
+        model=("none",) * rows,
+        missing=(why,) * rows,
+    )
+
+
+def without(forecast: Forecast, blocked: Blocked) -> Forecast:
+    """The forecast less the rows that carry a reason."""
+    rows = [row for row, reason in enumerate(blocked) if reason is not None]
+    if not rows:
+        return forecast
+    values, peak = forecast.values.copy(), forecast.peak.copy()
+    values[rows], peak[rows] = np.nan, np.nan
+    missing = list(forecast.missing)
+    for row in rows:
+        missing[row] = blocked[row]
+    return dataclasses.replace(forecast, values=values, peak=peak, missing=tuple(missing))
+
+
+def sound(forecast: Forecast, context: Context) -> Forecast:
+    """The forecast less rows that no forecaster may give: a NaN, an infinity, quantiles that cross, absurd sizes."""
+    given = np.array([reason is None for reason in forecast.missing], dtype=np.bool_)
+    with np.errstate(invalid="ignore"):
+        size = np.maximum(np.abs(forecast.values).max(axis=(1, 2)), np.abs(forecast.peak).max(axis=1))
+        crossed = (np.diff(forecast.values, axis=-1) < 0).any(axis=(1, 2)) | (np.diff(forecast.peak, axis=-1) < 0).any(
+            axis=1
+        )
+    suspect = given & (~np.isfinite(size) | crossed | (size > 0))
+    largest = np.zeros(len(given))
+    if suspect.any():
+        largest = np.fmax(
+            np.fmax.reduce(np.abs(context.fine.values), axis=1, initial=0.0),
+            np.fmax.reduce(np.abs(context.coarse.values), axis=1, initial=0.0),
+        )
+    bad = given & (~np.isfinite(size) | crossed | (size > ABSURD * np.maximum(largest, 1e-300)))
+    if not bad.any():
+        return forecast
+    reason = Reason(ReasonCode.MODEL_UNAVAILABLE, "the model gave numbers that cannot be")
+    return without(forecast, tuple(reason if wrong else None for wrong in bad.tolist()))
+
+
+def _cleared(state: Rows, rows: BoolArray, blank: Arrays) -> Rows:
+    arrays = {name: array.copy() for name, array in state.arrays.items()}
+    for name, row in blank.items():
+        arrays[name][rows] = row
+    return Rows(state.keys, arrays)
+
+
+def _mark(version: str) -> int:
+    return zlib.crc32(version.encode())
+
+
+def _marked(state: Rows, version: str) -> Rows:
+    mark = np.full(len(state.keys), _mark(version), dtype=np.uint32)
+    return Rows(state.keys, {**state.arrays, "mark": mark})
