@@ -10,7 +10,7 @@ import difflib
 import math
 import re
 import zoneinfo
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
+
+from forecaster.domain import ScheduleWindow
+from forecaster.errors import InputError
+from forecaster.promql import check_query, check_template
+from forecaster.scaling import schedule
 
 _UNITS = {"w": 604_800_000, "d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 DURATION_PATTERN = r"^(?=.)(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$"
@@ -34,9 +39,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]*", re.ASCII)
 LONGEST_NAME = 253
 
 
-def bad(what: str, write: str, value: str | None = None) -> PydanticCustomError:
-    """What is wrong and what to write. `value` replaces the value as it stands, where that must not be shown."""
-    context: dict[str, Any] = {"what": what, "write": write}
+def bad(what: str, write: str, value: str | None = None, at: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    """What is wrong and what to write.
+
+    `value` replaces the value as it stands, where that must not be shown; `at` leads from the value that was judged to
+    the part of it that is wrong.
+    """
+    context: dict[str, Any] = {"what": what, "write": write, "at": at}
     if value is not None:
         context["shown"] = value
     return PydanticCustomError("bad", "{what}: write {write}", context)
@@ -44,7 +53,7 @@ def bad(what: str, write: str, value: str | None = None) -> PydanticCustomError:
 
 def closest(word: str, known: Collection[str]) -> str | None:
     """The known word that was probably meant."""
-    lowered = {one.lower(): one for one in known}
+    lowered = {one.replace("_", "").lower(): one for one in known}
     found = difflib.get_close_matches(word.replace("_", "").lower(), lowered, n=1, cutoff=0.7)
     return lowered[found[0]] if found else None
 
@@ -68,7 +77,8 @@ def parse_duration(value: object) -> timedelta:
     """`1h30m` as a timedelta. Raises where it is not that."""
     if isinstance(value, timedelta):
         return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number or (isinstance(value, str) and re.fullmatch("[0-9]+", value)):
         raise bad("has no unit", f"{value}s, {value}m or {value}h")
     if not isinstance(value, str) or not value:
         raise bad("is not a duration", "5m, 1h30m, 15s or 500ms")
@@ -163,7 +173,9 @@ def share(least: float, most: float) -> Callable[[object], float]:
         span = f"from {percentage_text(least)} to {percentage_text(most)}"
         if number is None:
             hint = number_hint(text.rstrip("%"))
-            raise bad("is not a share", f"{hint}%" if hint else f"a percentage {span}, such as {percentage_text(least)}")
+            raise bad(
+                "is not a share", f"{hint}%" if hint else f"a percentage {span}, such as {percentage_text(least)}"
+            )
         ratio = number / 100 if is_percentage else number
         if least <= ratio <= most:
             return ratio
@@ -222,7 +234,10 @@ def text(value: object) -> str:
         return value
     if value is None or value == "":
         raise bad("is empty", "a text, or remove the line")
-    raise bad("is not text", f'"{value}" in quotes' if isinstance(value, (bool, int, float)) else "a text")
+    if isinstance(value, dict):
+        raise bad("is not text", "a text, in quotes where it begins with {")
+    shown = str(value).lower() if isinstance(value, bool) else value
+    raise bad("is not text", f'"{shown}" in quotes' if isinstance(value, (bool, int, float)) else "a text")
 
 
 def boolean(value: object) -> bool:
@@ -278,17 +293,67 @@ def _zones() -> tuple[str, ...]:
 
 def cron(value: object) -> str:
     """A cron of five fields that fires at all."""
-    from forecaster.domain import ScheduleWindow
-    from forecaster.errors import InputError
-    from forecaster.scaling import schedule
-
     expression = text(value)
     try:
-        schedule.validate(ScheduleWindow(expression, timedelta(hours=1), "UTC", 1))
+        _check_cron(expression)
     except InputError as error:
         what, _, write = str(error).removeprefix(f"schedule {expression!r}: ").partition(": write ")
         raise bad(f"is not a cron: {what}", write or 'minute hour day month weekday, as in "0 8 * * 1-5"') from None
     return expression
+
+
+@cache  # thousands of workloads share a few crons
+def _check_cron(expression: str) -> None:
+    schedule.validate(ScheduleWindow(expression, timedelta(hours=1), "UTC", 1))
+
+
+# --- PromQL ----------------------------------------------------------------------------------------------------------
+
+
+def promql(value: object) -> str:
+    """An expression with one value per series."""
+    expression = text(value)
+    try:
+        check_query(expression)
+    except InputError as error:
+        raise _refused(expression, error) from None
+    return expression
+
+
+def check_labels(expression: str, labels: Sequence[str], at: tuple[str | int, ...]) -> None:
+    """Raises where the expression loses one of the labels that its template makes workloads of."""
+    try:
+        check_template(expression, labels)
+    except InputError as error:
+        raise _refused(expression, error, at) from None
+
+
+def keeps_labels(expression: str, labels: Sequence[str]) -> bool:
+    """Whether its series can be told apart by these labels."""
+    try:
+        check_template(expression, labels)
+    except InputError:
+        return False
+    return True
+
+
+def capacity(value: object) -> float | str | None:
+    """A number above 0, PromQL that gives it, or None for `learned`."""
+    if value == "learned":
+        return None
+    is_text = isinstance(value, str) and quantity_of(value) is None
+    if not is_text or number_hint(value):
+        return quantity(0, 1e15, above=True)(value)
+    return promql(value)
+
+
+def _refused(expression: str, error: InputError, at: tuple[str | int, ...] = ()) -> PydanticCustomError:
+    words = " ".join(str(error).removeprefix(f"{expression!r} ").split())
+    what, _, write = words.partition(": write ")
+    if not write:
+        what, _, by = words.partition(": aggregate with ")
+        write = f"an aggregation {by}" if by else "PromQL, such as sum(rate(http_requests_total[1m]))"
+    return bad(what, write, at=at)
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
@@ -337,7 +402,8 @@ def http_url(value: object) -> str:
     """http(s)://host[:port][/path]; a user and password only come from the environment (see config.py)."""
     url = text(value).strip()
     if "://" not in url:
-        raise bad("is not a URL", f"http://{url}", redacted(url))
+        shown = redacted(f"http://{url}")
+        raise bad("is not a URL", shown, shown.removeprefix("http://"))
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -348,7 +414,7 @@ def http_url(value: object) -> str:
     if not parts.hostname or port == 0 or re.search(r"\s", url):
         raise bad("is not a URL", "http://prometheus:9090", redacted(url))
     if parts.query or parts.fragment:
-        raise bad("holds more than scheme, host, port and path", url.split("?")[0].split("#")[0], redacted(url))
+        raise bad("holds more than scheme, host, port and path", redacted(re.split("[?#]", url)[0]), redacted(url))
     return url.rstrip("/")
 
 
@@ -358,21 +424,27 @@ def store_url(value: object) -> str:
     scheme, separator, rest = url.partition("://")
     dialect = scheme.partition("+")[0]
     if not separator:
-        raise bad("is not a URL", f"sqlite:///{url}", redacted(url))
+        shown = redacted(f"://{url}").removeprefix("://")
+        raise bad("is not a URL", f"sqlite:///{shown}" if shown == url else "postgresql://HOST/NAME", shown)
     if dialect == "postgres":
         raise bad("has an old scheme", f"postgresql://{redacted(url).partition('://')[2]}", redacted(url))
     if dialect not in ("sqlite", "postgresql"):
         raise bad(f"has the scheme {scheme!r}", "sqlite:///FILE or postgresql://HOST/NAME", redacted(url))
     if dialect == "sqlite" and not rest.startswith("/") and rest:
-        raise bad("lacks a slash", f"sqlite:///{rest} (four slashes for an absolute path)", redacted(url))
+        raise bad(
+            "lacks a slash",
+            f"sqlite:///{redacted(f'://{rest}')[3:]} (four slashes for an absolute path)",
+            redacted(url),
+        )
     return url
 
 
 def has_password(url: str) -> bool:
     """Whether a secret stands in the URL."""
-    return bool(re.match(r"[^/]*://[^/@]*:[^/@]+@", url))
+    return redacted(url) != url
 
 
 def redacted(url: str) -> str:
-    """The URL as it may be shown."""
-    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
+    """The URL as it may be shown. Up to the last @, for a password may hold an @ or / that was not escaped."""
+    shown = re.sub(r"(://[^/@:]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:password|token)=)[^&]+", r"\1***", shown, flags=re.IGNORECASE)

@@ -85,13 +85,14 @@ def parse(text: str) -> Document:
     anchors: dict[str, Node] = {}
     try:
         for event in yaml.parse(text, Loader=_LOADER):
-            mark = Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+            start = event.start_mark
+            mark = Mark(1, 1) if start is None else Mark(start.line + 1, start.column + 1)
             if isinstance(event, yaml.DocumentStartEvent) and document.root is not None:
                 raise YamlError(mark, "a second document begins here: write one document, remove the line ---")
             if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
                 node = stack.pop().close(document)
             elif isinstance(event, yaml.AliasEvent):
-                node = _alias(anchors, event.anchor, mark)
+                node = _alias(anchors, str(event.anchor), mark)
             elif isinstance(event, yaml.NodeEvent):
                 if len(stack) >= DEEPEST:
                     raise YamlError(mark, f"this is nested more than {DEEPEST} deep: write it flatter")

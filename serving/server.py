@@ -21,12 +21,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from forecaster.domain import WorkloadSpec
-from forecaster.errors import InputError, StoreError
+from forecaster.domain import Samples, WorkloadSpec
+from forecaster.errors import InputError, SourceError, StoreError
 from forecaster.rows import Rows
 from serving.loop import CycleLike, HistoryLike
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from forecaster.chunks import HistoryChunk
     from forecaster.config import Config
-    from forecaster.ports import Forecaster
+    from forecaster.ports import Forecaster, MetricSource
     from forecaster.prometheus import PrometheusSource
     from serving.auth import Tokens
     from serving.health import Health
@@ -148,7 +148,7 @@ def forecasters() -> Sequence[Forecaster]:
     return (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
 
 
-def cycle_of(config: Config, source: PrometheusSource) -> ServedCycle:
+def cycle_of(config: Config, source: MetricSource) -> ServedCycle:
     from forecaster.cycle import Cycle
 
     return Cycle(
@@ -162,6 +162,16 @@ def cycle_of(config: Config, source: PrometheusSource) -> ServedCycle:
     )
 
 
+class NoSource:
+    """Stands where no Prometheus is configured, which is so only while no workload is."""
+
+    def instant(self, query: str, at: datetime) -> Samples:
+        raise SourceError("no Prometheus is configured: write prometheus: {url: …}")
+
+    def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> Samples:
+        raise SourceError("no Prometheus is configured: write prometheus: {url: …}")
+
+
 class RestoredHistory(HistoryLike, Protocol):
     def restore(self, chunks: Iterable[HistoryChunk]) -> None: ...
 
@@ -172,7 +182,7 @@ class ServedCycle(CycleLike, Protocol):
     @property
     def history(self) -> RestoredHistory: ...
     def restore(self, states: Mapping[str, Rows]) -> None: ...
-    def reconfigure(self, specs: Sequence[WorkloadSpec]) -> None: ...
+    def reconfigure(self, specs: Sequence[WorkloadSpec], alarms_budget: float | None = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -219,7 +229,7 @@ class Service:
         role: str,
         tokens: Tokens | None,
         allowed_hosts: tuple[str, ...] | None,
-        make_cycle: Callable[[Config, PrometheusSource], ServedCycle] | None = None,
+        make_cycle: Callable[[Config, MetricSource], ServedCycle] | None = None,
     ) -> None:
         self.config, self._path, self._role = config, path, role
         self._tokens, self._hosts = tokens, allowed_hosts
@@ -236,11 +246,14 @@ class Service:
         self.board: Board = Board()
         self.health = Health(started_at=time.time())
         self.health.degraded = lambda: self.store.degraded
-        self.source = PrometheusSource(self.config.prometheus)
-        self.health.queries = self.source.stats
+        self.source: PrometheusSource | None
+        self.source = None
+        if self.config.prometheus is not None:
+            self.source = PrometheusSource(self.config.prometheus)
+            self.health.queries = self.source.stats
         self.loop: Loop | None = None
         if self._role != "api":
-            self.cycle = self._restored_cycle()
+            self.cycle = self._restored_cycle(self.source or NoSource())
             self.loop = self._loop()
 
     def run(self, listening: socket.socket) -> None:
@@ -262,13 +275,14 @@ class Service:
         else:
             logger.warning("cycle did not end in time: what was saved last stands")
             self.store.flush()
-        self.source.close()
+        if self.source is not None:
+            self.source.close()
         logger.info("stopped")
 
     # --- parts ---
 
-    def _restored_cycle(self) -> ServedCycle:
-        cycle = self._make_cycle(self.config, self.source)
+    def _restored_cycle(self, source: MetricSource) -> ServedCycle:
+        cycle = self._make_cycle(self.config, source)
         states, said = self.store.load_states(cycle.STATE_VERSIONS)
         for text in said:
             logger.warning("%s", text)
@@ -308,7 +322,7 @@ class Service:
         ]
         if fixed:
             logger.warning("these settings take effect after a restart: %s", ", ".join(fixed))
-        self.cycle.reconfigure(config.specs())
+        self.cycle.reconfigure(config.specs(), config.alarms.false_alarms_per_workload_per_week)
         self.config = config
 
     async def _serve(self, listening: socket.socket) -> None:

@@ -1,14 +1,15 @@
-"""Writes the pages of docs/ that are made from the code; `--check` only says which are out of date.
+"""Writes the pages and the JSON Schema that are made from the code; `--check` only says which are out of date.
 
 A test runs the check, so the pages and the code cannot drift apart.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
-from forecaster.config import render_reference
+from forecaster.config import json_schema, render_reference
 from forecaster.reasons import ADVICE, ReasonCode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,8 +22,8 @@ def reasons() -> str:
         "# Reason codes",
         "",
         "Whenever something is missing, held back or bound, one of these codes says why: in `reasons` of REST answers,",
-        "in `forecaster_workload_status{reason}` and in the output of `forecaster check`. The list is closed: alerts and",
-        "scripts may rely on it. Generated from `forecaster/reasons.py`.",
+        "in `forecaster_workload_status{reason}` and in the output of `forecaster check`. The list is closed: alerts",
+        "and scripts may rely on it. Generated from `forecaster/reasons.py`.",
         "",
         "| code | meaning | what to do |",
         "|---|---|---|",
@@ -30,7 +31,16 @@ def reasons() -> str:
     return "\n".join([*head, *rows]) + "\n"
 
 
-PAGES = {"docs/reasons.md": reasons, "docs/configuration-reference.md": render_reference}
+def schema() -> str:
+    """forecaster/config.schema.json, which is shipped in the package."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+PAGES = {
+    "docs/reasons.md": reasons,
+    "docs/configuration-reference.md": render_reference,
+    "forecaster/config.schema.json": schema,
+}
 
 
 def main(check: bool) -> int:

@@ -196,7 +196,9 @@ class FakeCycle:
         row = np.array([float(len(self.runs))])
         return {"decision": Rows(("checkout#abc",), {"floor": row}), "calibration": Rows(("a",), {"shift": row})}
 
-    def decision_records(self) -> Sequence[tuple[str, str, object, Callable[[], tuple[dict[str, Any], dict[str, Any]]]]]:
+    def decision_records(
+        self,
+    ) -> Sequence[tuple[str, str, object, Callable[[], tuple[dict[str, Any], dict[str, Any]]]]]:
         told = {"floor": self.floor, "desired_replicas": self.floor, "bound_by": "proactive", "reasons": []}
         return [("checkout#abc", "checkout", self.floor, lambda: ({"inputs": 1}, told))]
 

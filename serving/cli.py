@@ -1,0 +1,350 @@
+"""The command line: verbs, their options, and the wiring behind them.
+
+Each verb imports only what it needs, so `--help` answers at once and the base install suffices for it. Exit codes: 0,
+1 (ran, found a problem), 2 (bad input: one clear line on stderr).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from forecaster.errors import ForecasterError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+_EXTRAS = {  # module -> the extra that brings it
+    "matplotlib": "plot",
+    "torch": "torch",
+    "onnxruntime": "onnx",
+    "mlflow": "registry",
+    "psycopg": "postgres",
+}
+
+app = typer.Typer(
+    name="forecaster",
+    help="Predictive anomaly detection and forecasting for Kubernetes, on the Prometheus you have.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+events_app = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(events_app, name="events", help="Lists and marks events, overrides and feedback on incidents.")
+
+
+class Role(StrEnum):
+    """What a process does."""
+
+    ALL = "all"
+    LOOP = "loop"
+    API = "api"
+
+
+class Stamp(StrEnum):
+    """What the time stamp of a row in a file labels."""
+
+    START = "start"
+    END = "end"
+
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", envvar="FORECASTER_CONFIG", help="The configuration file.", metavar="FILE")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+UrlOption = Annotated[
+    str, typer.Option("--url", envvar="FORECASTER_URL", help="Address of a running service.", metavar="URL")
+]
+TokenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file", help="File with a bearer token; else FORECASTER_TOKEN in the environment.", metavar="FILE"
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"forecaster {installed('forecaster-k8s')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    config: ConfigOption = Path("forecaster.yaml"),
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of server.host.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on, instead of server.port.", min=0, max=65535)
+    ] = None,
+    role: Annotated[Role, typer.Option(help="all; loop: only the cycle and what reads; api: no cycle.")] = Role.ALL,
+    insecure_no_auth: Annotated[
+        bool, typer.Option("--insecure-no-auth", help="Serve beyond loopback without tokens.")
+    ] = False,
+    set_aside_damaged_store: Annotated[
+        bool, typer.Option("--set-aside-damaged-store", help="Rename a damaged store and begin a new one.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+) -> None:
+    """The service: reads Prometheus, forecasts, decides, and publishes over REST and /metrics."""
+    import logging
+
+    from serving import server
+
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("urllib3", "stamina"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    server.serve(config, host, port, role.value, insecure_no_auth, set_aside_damaged_store)
+
+
+@app.command()
+def check(
+    config: ConfigOption = Path("forecaster.yaml"),
+    as_json: JsonOption = False,
+    timeout: Annotated[float, typer.Option(help="Seconds after which reading history stops.", min=1)] = 60.0,
+) -> None:
+    """Validates the configuration and says per workload what was found and what will run."""
+    from forecaster.config import load_config
+    from serving import checking
+
+    report = checking.check(load_config(config, os.environ), timeout, _progress("reading history"))
+    typer.echo(checking.as_json(report) if as_json else checking.as_text(report, sys.stdout.isatty()))
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command()
+def forecast(
+    prometheus: Annotated[str | None, typer.Option(help="Address of Prometheus.", metavar="URL")] = None,
+    query: Annotated[str | None, typer.Option(help="PromQL that gives one series.", metavar="PROMQL")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A tidy file, series_id,timestamp,value: parquet or CSV.", metavar="FILE")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Takes Prometheus, its credentials and the step from here.", metavar="FILE")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="One series of the file.", metavar="ID")] = None,
+    horizon: Annotated[str, typer.Option(help="How far: 1h, 24h, 7d.")] = "24h",
+    step: Annotated[str | None, typer.Option(help="Grid; 1m, or what the file has.")] = None,
+    history: Annotated[str, typer.Option(help="How much of the past is read from Prometheus.")] = "14d",
+    quantiles: Annotated[str, typer.Option(help="Levels, separated by commas.")] = "0.1,0.5,0.9",
+    timestamps: Annotated[Stamp, typer.Option(help="Whether a file's stamp is the start or end of an interval.")] = (
+        Stamp.END
+    ),
+    png: Annotated[Path | None, typer.Option(help="Writes a picture.", metavar="FILE")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One forecast, of a PromQL expression or of a file: drawn in the terminal, as a picture or as JSON."""
+    from serving import drawing, foretelling
+
+    asked = foretelling.Asked(
+        prometheus=prometheus,
+        query=query,
+        data=data,
+        config=config,
+        series=series,
+        horizon=horizon,
+        step=step,
+        history=history,
+        quantiles=quantiles,
+        stamps_end=timestamps is Stamp.END,
+    )
+    told = foretelling.foretell(asked, datetime.now(UTC), os.environ)
+    if png is not None:
+        drawing.picture(told, png)
+    if as_json:
+        typer.echo(foretelling.as_json(told))
+    else:
+        width, height = _terminal()
+        typer.echo(drawing.terminal(told, width, height, sys.stdout.isatty()))
+        if png is not None:
+            typer.echo(f"wrote {png}")
+    raise typer.Exit(0 if all(one.answer["values"] for one in told) else 1)
+
+
+@app.command()
+def explain(
+    workload: Annotated[str, typer.Argument(help="Name of the workload.")],
+    url: UrlOption = DEFAULT_URL,
+    token_file: TokenOption = None,
+    store: Annotated[
+        str | None, typer.Option(help="Reads this store instead of asking a service: sqlite:///FILE.", metavar="URL")
+    ] = None,
+    at: Annotated[str, typer.Option(help="RFC 3339: the newest decision at or before it.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Every number of a decision, recomputed from what is stored. Exit 1 where it does not come out the same."""
+    from serving import explaining
+
+    stored = (
+        explaining.from_store(store, workload, at)
+        if store is not None
+        else explaining.from_service(_client(url, token_file), workload, at)
+    )
+    account = explaining.account(stored)
+    typer.echo(explaining.as_json(account) if as_json else explaining.as_text(account))
+    raise typer.Exit(0 if account.same else 1)
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@events_app.callback()
+def events(
+    context: typer.Context, url: UrlOption = DEFAULT_URL, token_file: TokenOption = None, as_json: JsonOption = False
+) -> None:
+    """Without a command: lists events, overrides and incidents of a running service."""
+    context.obj = (url, token_file)
+    if context.invoked_subcommand is None:
+        from serving import marking
+
+        listed = marking.listed(_client(url, token_file))
+        typer.echo(marking.as_json(listed) if as_json else marking.as_text(listed))
+
+
+WorkloadOption = Annotated[str, typer.Option("--workload", help="Name of a workload, or * for all.")]
+FromOption = Annotated[str, typer.Option("--from", help="RFC 3339; now, if it is left out.")]
+UntilOption = Annotated[str, typer.Option("--until", help="RFC 3339, or a duration from the start: 2h.")]
+NoteOption = Annotated[str, typer.Option("--note", help="A text for people.")]
+
+
+@events_app.command("mark")
+def events_mark(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="deploy, holiday, outage, incident or other.")],
+    until: UntilOption,
+    workload: WorkloadOption = "*",
+    start: FromOption = "",
+    note: NoteOption = "",
+    learn: Annotated[bool, typer.Option("--learn", help="Still learn from the samples of that time.")] = False,
+) -> None:
+    """Marks something that happened or will; its samples are left out of what is learned."""
+    from serving import marking
+
+    typer.echo(marking.mark(_client(*context.obj), kind, workload, (start, until), note, not learn))
+
+
+@events_app.command("override")
+def events_override(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(help="pin, pause or hold.")],
+    until: UntilOption,
+    workload: WorkloadOption,
+    start: FromOption = "",
+    min_replicas: Annotated[int | None, typer.Option(help="Of a pin.")] = None,
+    max_replicas: Annotated[int | None, typer.Option(help="Of a pin.")] = None,
+    note: NoteOption = "",
+) -> None:
+    """Pins the floor, pauses a workload or holds its floor, until a stated time."""
+    from serving import marking
+
+    limits = (min_replicas, max_replicas)
+    typer.echo(marking.override(_client(*context.obj), kind, workload, (start, until), limits, note))
+
+
+@events_app.command("end")
+def events_end(context: typer.Context, id: Annotated[str, typer.Argument(help="Id of an override.")]) -> None:
+    """Ends an override now."""
+    from serving import marking
+
+    typer.echo(marking.end(_client(*context.obj), id))
+
+
+@events_app.command("feedback")
+def events_feedback(
+    context: typer.Context,
+    id: Annotated[str, typer.Argument(help="Id of an incident.")],
+    what: Annotated[str, typer.Argument(help="real, false_alarm or expected.")],
+) -> None:
+    """Says what an incident was."""
+    from serving import marking
+
+    typer.echo(marking.feedback(_client(*context.obj), id, what))
+
+
+# --- around all verbs ------------------------------------------------------------------------------------------------
+
+
+def _client(url: str, token_file: Path | None) -> Any:
+    from serving.client import Client, read_token
+
+    return Client(url, read_token(token_file, os.environ))
+
+
+def _terminal() -> tuple[int, int]:
+    import shutil
+
+    size = shutil.get_terminal_size((100, 30))
+    return size.columns, size.lines
+
+
+def _progress(what: str) -> Callable[[float], None]:
+    """A progress bar on stderr, silent without a terminal. Takes the share that is done; 1 ends it."""
+    if not sys.stderr.isatty():
+        return lambda share: None
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=1.0)
+    bar.start()
+
+    def update(share: float) -> None:
+        bar.update(task, completed=share)
+        if share >= 1:
+            bar.stop()
+
+    return update
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a verb; errors that we raise on purpose are one line each on stderr, never a trace."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="forecaster", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except ForecasterError as error:
+        return _refused(str(error))
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("forecaster", "models", "training", "serving"):
+            raise
+        extra = _EXTRAS.get(missing, "serve")
+        return _refused(f"{missing} is not installed: pip install 'forecaster-k8s[{extra}]'")
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        told = getattr(error, "format_message", None)  # a wrong option or argument
+        if told is None:
+            raise
+        return _refused(" ".join(str(told()).split()))
+
+
+def _refused(text: str) -> int:
+    for line in text.splitlines() or [""]:
+        print(f"forecaster: {line}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
