@@ -636,6 +636,13 @@ def set_aside(url: str, now: datetime) -> Path | None:
     return moved
 
 
+def existing(url: str) -> None:
+    """Raises InputError where a SQLite store is not there: opening it would make one."""
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).exists():
+        raise InputError(f"store: {parsed.database} does not exist: name the store of the service")
+
+
 # --- engine ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,299 @@
+"""`forecaster check`: one real cycle against the real Prometheus, and what it found, workload by workload.
+
+The reasons are those that `serve` will give, for the same code gives them. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from forecaster.config import Config
+from forecaster.cycle import Cycle
+from forecaster.domain import HpaFacts, WorkloadSpec
+from forecaster.errors import InputError, SourceError
+from forecaster.prometheus import PrometheusSource
+from forecaster.publication import Publication, WorkloadStatus
+from forecaster.reasons import ADVICE, Reason, ReasonCode
+from models.persistence import Persistence
+
+SCHEMA_VERSION = 1
+MOST_LINES = 40  # workloads of one table; --json has all
+REMARKS = frozenset(  # codes that hinder neither a forecast nor a decision
+    {
+        ReasonCode.CALIBRATING,
+        ReasonCode.CONSTANT_SERIES,
+        ReasonCode.HELD,
+        ReasonCode.LEAD_TIME_UNKNOWN,
+        ReasonCode.MAX_REPLICAS_REACHED,
+        ReasonCode.SKILL_BELOW_BASELINE,
+    }
+)
+OWNER_UNKNOWN = None  # who owns minReplicas is known to the API server alone, which this release does not ask
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One workload as it stands."""
+
+    name: str
+    mode: str  # that it will run in
+    history: timedelta | None  # from the first sample to now; None: there is none
+    known_ratio: float | None  # share of the coarse history since then that exists
+    series: int  # that its expression answers
+    query_seconds: float  # of its load, asked once
+    hpa: str | None
+    facts: HpaFacts | None
+    reasons: tuple[Reason, ...]  # those that hinder first
+
+    @property
+    def hinders(self) -> tuple[Reason, ...]:
+        return tuple(reason for reason in self.reasons if reason.code not in REMARKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was found."""
+
+    prometheus: str | None
+    version: str | None
+    workloads: tuple[Found, ...]
+    notices: tuple[Reason, ...]
+    backlog_seconds: int  # of history that was not read in the time given
+    queries_per_interval: int
+    clock_skew_seconds: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not self.notices and not any(one.hinders for one in self.workloads)
+
+
+def check(config: Config, timeout_s: float, progress: Callable[[float], None] = lambda share: None) -> Report:
+    """Raises InputError where Prometheus cannot be asked at all."""
+    if config.prometheus is None:
+        return Report(None, None, (), (), 0, 0)
+    source = PrometheusSource(config.prometheus)
+    try:
+        server = source.server_info()
+        if not server.is_prometheus:
+            raise InputError(f"prometheus.url: {source.url} does not answer PromQL: write the URL of a Prometheus")
+        found = _check(config, source, timeout_s, progress)
+        return Report(server.url, server.version, *found)
+    except SourceError as error:
+        raise InputError(f"prometheus.url: {error}") from error
+    finally:
+        source.close()
+
+
+def _check(
+    config: Config, source: PrometheusSource, timeout_s: float, progress: Callable[[float], None]
+) -> tuple[tuple[Found, ...], tuple[Reason, ...], int, int, float | None]:
+    specs = config.specs()
+    cycle = Cycle(
+        specs,
+        step=config.step,
+        interval=config.interval,
+        span=config.history,
+        source=source,
+        forecasters=lambda: (Persistence(),),
+    )
+    deadline = time.monotonic() + timeout_s
+    published = cycle.run(datetime.now(UTC))
+    most = max(cycle.history.backlog, 1)
+    while cycle.history.backlog and time.monotonic() < deadline:
+        before = cycle.history.backlog
+        published = cycle.run(datetime.now(UTC))
+        progress(1 - cycle.history.backlog / most)
+        if cycle.history.backlog >= before:  # Prometheus is in trouble: its reasons say so
+            break
+    progress(1.0)
+    costs = _costs(source, specs)
+    assert cycle.reading is not None
+    context, facts = cycle.reading.context, cycle.reading.facts
+    oldest = _oldest(context.coarse.values, context.coarse.times)
+    known = _known(context.coarse.values)
+    found = tuple(
+        _found(status, published, facts, costs[status.workload.spec.load], oldest[status.row], known[status.row])
+        for status in published.workloads
+    )
+    loads = len({spec.load for spec in specs})
+    return found, published.notices, cycle.history.backlog, loads, published.clock_skew_seconds
+
+
+def _found(
+    status: WorkloadStatus,
+    published: Publication,
+    facts: Mapping[str, HpaFacts],
+    cost: tuple[int, float],
+    oldest: float,
+    known: float,
+) -> Found:
+    scale = status.workload.scale
+    name = None if scale is None else f"{scale.namespace}/{scale.hpa}"
+    hinder = [reason for reason in status.reasons if reason.code not in REMARKS]
+    rest = [reason for reason in status.reasons if reason.code in REMARKS]
+    decides = not any(reason.code in _NO_FLOOR for reason in hinder)
+    alone = not status.workload.labels
+    return Found(
+        name=status.workload.name,
+        mode=status.mode.value if decides else "observe",
+        history=None if math.isnan(oldest) else published.made_at - datetime.fromtimestamp(oldest, UTC),
+        known_ratio=None if math.isnan(known) else known,
+        series=cost[0] if alone else 1,
+        query_seconds=cost[1],
+        hpa=name,
+        facts=None if name is None else facts.get(name),
+        reasons=(*hinder, *rest),
+    )
+
+
+_NO_FLOOR = frozenset({ReasonCode.CAPACITY_UNKNOWN, ReasonCode.HPA_NOT_FOUND, ReasonCode.HPA_INVALID})
+
+
+def _costs(source: PrometheusSource, specs: Sequence[WorkloadSpec]) -> dict[str, tuple[int, float]]:
+    """Expression -> (series that it answers, seconds)."""
+    found: dict[str, tuple[int, float]] = {}
+    for spec in specs:
+        if spec.load not in found:
+            try:
+                answer = source.instant(spec.load, datetime.now(UTC))
+                found[spec.load] = len(answer.labels), answer.query_seconds
+            except SourceError:
+                found[spec.load] = 0, math.nan
+    return found
+
+
+def _oldest(values: Any, times: Any) -> Any:
+    """(row,) Unix seconds of the first sample; NaN: none."""
+    there = ~np.isnan(values)
+    first = there.argmax(axis=1)
+    return np.where(there.any(axis=1), times[first].astype(np.float64), np.nan)
+
+
+def _known(values: Any) -> Any:
+    """(row,) share of the columns since the first sample that hold one."""
+    there = ~np.isnan(values)
+    since = values.shape[1] - there.argmax(axis=1)
+    return np.where(there.any(axis=1), there.sum(axis=1) / since, np.nan)
+
+
+# --- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def as_json(report: Report) -> str:
+    told = {
+        "schemaVersion": SCHEMA_VERSION,
+        "ok": report.ok,
+        "prometheus": {"url": report.prometheus, "version": report.version},
+        "clockSkewSeconds": report.clock_skew_seconds,
+        "queriesPerInterval": report.queries_per_interval,
+        "historyStillToRead": report.backlog_seconds > 0,
+        "notices": [_reason_json(reason) for reason in report.notices],
+        "workloads": [
+            {
+                "name": one.name,
+                "mode": one.mode,
+                "history": None if one.history is None else one.history.total_seconds(),
+                "knownRatio": one.known_ratio,
+                "series": one.series,
+                "querySeconds": one.query_seconds if math.isfinite(one.query_seconds) else None,
+                "hpa": one.hpa,
+                "hpaFound": one.facts is not None,
+                "minReplicas": None if one.facts is None else one.facts.min_replicas,
+                "maxReplicas": None if one.facts is None else one.facts.max_replicas,
+                "minReplicasOwner": OWNER_UNKNOWN,
+                "reason": one.hinders[0].code.value if one.hinders else None,
+                "reasons": [_reason_json(reason) for reason in one.reasons],
+            }
+            for one in report.workloads
+        ],
+    }
+    return json.dumps(told, indent=1)
+
+
+def as_text(report: Report, colours: bool) -> str:
+    from rich.console import Console
+    from rich.table import Table
+
+    if report.prometheus is None:
+        return "The configuration is valid. It has no workloads: `serve` will answer REST forecasts of posted values."
+    table = Table(box=None, pad_edge=False)
+    for column in ("workload", "mode", "history", "known", "series", "query", "HPA", "replicas", "reason"):
+        table.add_column(column, overflow="fold", justify="right" if column in ("known", "series", "query") else "left")
+    # what hinders comes first: it must not fall below the fold of a long list
+    ordered = sorted(report.workloads, key=lambda one: (not one.hinders, one.name))
+    for one in ordered[:MOST_LINES]:
+        first = one.reasons[0] if one.reasons else None
+        table.add_row(
+            one.name,
+            one.mode,
+            _span(one.history),
+            "–" if one.known_ratio is None else f"{one.known_ratio:.0%}",
+            str(one.series),
+            f"{1000 * one.query_seconds:.0f} ms" if math.isfinite(one.query_seconds) else "–",
+            one.hpa or "–",
+            _replicas(one),
+            "ok" if first is None else first.code.value if one.hinders else f"ok ({first.code.value})",
+        )
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=None if colours else 160, force_terminal=colours, highlight=False)
+    version = f" {report.version}" if report.version else ""
+    console.print(f"Prometheus{version} at {report.prometheus}, {_queries(report)}", markup=False)
+    if report.clock_skew_seconds is not None and abs(report.clock_skew_seconds) > 5:
+        console.print(f"Its clock is {report.clock_skew_seconds:+.0f} s from ours.", markup=False)
+    console.print(table)
+    if len(ordered) > MOST_LINES:
+        console.print(f"… and {len(ordered) - MOST_LINES} more: --json lists all.", markup=False)
+    for text in _advice(report):
+        console.print(text, markup=False)
+    return buffer.getvalue().rstrip("\n")
+
+
+def _advice(report: Report) -> list[str]:
+    """What to do about each code that occurs, and the words of the first workload that has it."""
+    lines = []
+    if report.backlog_seconds:
+        lines.append("Not all of the history was read in time; `serve` goes on reading it. --timeout gives more.")
+    lines += [f"{reason.code.value}: {reason.detail} → {ADVICE[reason.code][1]}" for reason in report.notices]
+    seen: set[ReasonCode] = set()
+    for one in report.workloads:
+        for reason in one.reasons:
+            if reason.code in seen or (reason.code in REMARKS and reason.code is not ReasonCode.LEAD_TIME_UNKNOWN):
+                continue
+            seen.add(reason.code)
+            meaning, mend = ADVICE[reason.code]
+            lines.append(f"{reason.code.value} ({one.name}): {reason.detail or meaning} → {mend}")
+    return lines
+
+
+def _queries(report: Report) -> str:
+    count = report.queries_per_interval
+    return f"{count} {'query' if count == 1 else 'queries'} each interval"
+
+
+def _replicas(one: Found) -> str:
+    if one.hpa is None:
+        return "–"
+    if one.facts is None:
+        return "not found"
+    low, high = one.facts.min_replicas, one.facts.max_replicas
+    return f"{'?' if low is None else low}–{'?' if high is None else high}, now {one.facts.current_replicas or '?'}"
+
+
+def _span(history: timedelta | None) -> str:
+    if history is None:
+        return "none"
+    hours = history.total_seconds() / 3_600
+    return f"{hours / 24:.1f} d" if hours >= 48 else f"{hours:.1f} h"
+
+
+def _reason_json(reason: Reason) -> dict[str, str]:
+    return {"code": reason.code.value, "detail": reason.detail}

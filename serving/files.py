@@ -1,0 +1,80 @@
+"""Reads tidy files: `series_id,timestamp,value` (or `unique_id,ds,y`), parquet or CSV. What is missing stays so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from forecaster.domain import FloatArray, IntArray
+from forecaster.errors import InputError
+
+MOST_COLUMNS = 500_000  # steps of one series
+_NAMES = {"unique_id": "series_id", "ds": "timestamp", "y": "value"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TidySeries:
+    """One series of a file; times are ends of intervals."""
+
+    name: str
+    times: IntArray  # (n,) Unix seconds, ascending, each once
+    values: FloatArray  # (n,)
+    usual_step: int  # seconds; the median distance of its stamps
+
+
+def read_tidy(path: Path, stamps_end: bool) -> Iterator[TidySeries]:
+    """The series of a file, in order of name. `stamps_end` False: a stamp is the start of its interval.
+
+    Raises InputError naming the file, the column or the row, and the mend.
+    """
+    table = _table(path).rename(columns=_NAMES)
+    for column in ("timestamp", "value"):
+        if column not in table:
+            raise InputError(f"{path}: no column {column!r}: write series_id,timestamp,value (or unique_id,ds,y)")
+    if "series_id" not in table:
+        table["series_id"] = path.stem
+    seconds = _seconds(path, table["timestamp"])
+    values = pd.to_numeric(table["value"], errors="coerce")
+    odd = values.isna() & table["value"].notna()
+    if odd.any():
+        row = int(np.flatnonzero(odd.to_numpy())[0])
+        raise InputError(f"{path}: value {table['value'].iloc[row]!r} in row {row + 1} is not a number")
+    tidy = pd.DataFrame({"id": table["series_id"].astype(str), "t": seconds, "v": values.astype("float64")})
+    if not len(tidy):
+        raise InputError(f"{path}: the file holds no rows")
+    for name, part in tidy.groupby("id", sort=True):
+        one = part.sort_values("t", kind="stable").drop_duplicates("t", keep="last")
+        times = one["t"].to_numpy(dtype=np.int64)
+        if len(times) < 2:
+            raise InputError(f"{path}: {name} has one row: a forecast needs at least 30 minutes of samples")
+        step = max(1, round(float(np.median(np.diff(times)))))
+        found = one["v"].to_numpy(dtype=np.float64)
+        found = np.where(np.isfinite(found), found, np.nan)
+        yield TidySeries(str(name), times if stamps_end else times + step, found, step)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix == ".csv":
+            return pd.read_csv(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, UnicodeDecodeError) as error:  # pyarrow's and pandas' errors are ValueErrors
+        raise InputError(f"{path}: the file cannot be read: {' '.join(str(error).split())}") from None
+    raise InputError(f"{path}: {path.suffix or 'a file without an ending'} is not known: write .parquet or .csv")
+
+
+def _seconds(path: Path, stamps: pd.Series) -> pd.Series:
+    """Unix seconds; numbers are taken as Unix seconds, text without a zone as UTC."""
+    if pd.api.types.is_numeric_dtype(stamps):
+        return stamps.astype("int64")
+    try:
+        return pd.to_datetime(stamps, utc=True).astype("datetime64[s, UTC]").astype("int64")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: a timestamp cannot be read: {' '.join(str(error).split())}") from None
