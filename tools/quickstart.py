@@ -40,9 +40,14 @@ scrape_configs:
   - job_name: cluster
     honor_labels: true
     static_configs: [{{targets: ["127.0.0.1:{exporter}"]}}]
+    metric_relabel_configs: # so that the scraped series go on where the back-filled ones end
+      - {{regex: instance|job, action: labeldrop}}
   - job_name: forecaster
     static_configs: [{{targets: ["127.0.0.1:{forecaster}"]}}]
 """
+
+
+AHEAD = 30  # seconds
 
 
 def main() -> int:
@@ -82,7 +87,8 @@ def run(arguments: argparse.Namespace, processes: list[subprocess.Popen[bytes]])
     say(f"generating {arguments.days} days of history for {len(loads)} services …")
     history = folder / "history.om"
     with history.open("w") as file:
-        file.writelines(openmetrics(loads, start, int(time.time())))
+        # A little into the future: until the first scrape, rate() must not see a gap.
+        file.writelines(openmetrics(loads, start, int(time.time()) + AHEAD))
     promtool = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=168h"]
     with (folder / "promtool.log").open("wb") as log:
         subprocess.run([*promtool, str(history), str(folder / "prometheus")], check=True, stdout=log, stderr=log)
