@@ -94,13 +94,14 @@ class Cycle:
         self._decided: list[Decided] = []
         self._closed: tuple[Incident, ...] = ()
         self._count = 0
+        self.reading: Reading | None = None  # of the last cycle; holds until the next
 
     # --- a cycle ---
 
     def run(self, now: datetime) -> Publication:
         """One cycle at `now` (aware UTC). Faults of Prometheus are reasons in what it returns, never exceptions."""
         began = self._timer()
-        reading = self.history.read(self._source, now)
+        self.reading = reading = self.history.read(self._source, now)
         spent = {"read": self._timer() - began}
         other_rows = self._align(reading)
         scaled = self._deciding.gather(reading.workloads, self._row_of, reading.facts, reading.capacity)

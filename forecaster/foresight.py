@@ -190,7 +190,7 @@ class Foresight:
                 continue
             arrays = dict(rows.arrays)
             mark = arrays.pop("mark", np.zeros(0, dtype=np.uint32))
-            if len(rows.keys) and (np.asarray(mark) != _mark(version)).any():
+            if len(mark) != len(rows.keys) or (np.asarray(mark) != _mark(version)).any():
                 said.append(f"stored {name} is for other forecasters or another step: it begins anew")
                 continue
             setattr(self, "memory" if name == "reanchor" else name, Rows(rows.keys, arrays))

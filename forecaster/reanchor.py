@@ -138,7 +138,7 @@ def memory_seconds(state: Arrays, step: int, far_steps: int) -> FloatArray:
         return np.full(len(pairs), DEFAULT_MEMORY_SECONDS)
     belief = _PRIOR * itself / np.maximum(pairs, 1.0)
     usual = np.exp(-distance / DEFAULT_MEMORY_SECONDS)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         left = np.where(itself > 0, (later + belief * usual) / (itself + belief), usual)
     tau = -distance / np.log(np.clip(left, _NEAREST, _FURTHEST))
     return np.asarray(np.clip(tau, SHORTEST_MEMORY, LONGEST_MEMORY))

@@ -21,7 +21,7 @@ from forecaster.reasons import Reason
 from forecaster.rows import Rows
 from forecaster.scaling import tripwires
 
-DOUBT = 10  # samples before a fault of the unit that are forgotten with the old unit's past
+DOUBT = 120  # seconds by which a fault of the unit can be dated too early: they are forgotten with the old unit's past
 
 
 class Vigil:
@@ -119,7 +119,7 @@ class Vigil:
             self._add(self.keys[row], (head - self._step, head))
         for row in np.flatnonzero(self.new_regime()).tolist():
             # the past is in another unit: nothing of it may be learned from, and what came since may
-            since = head - int(tripwires.ACCEPT_UNIT) - DOUBT * self._step
+            since = head - int(tripwires.ACCEPT_UNIT) + DOUBT
             self.excluded[self.keys[row]] = [(oldest, since)]
         for key in list(self.excluded):
             self.excluded[key] = [span for span in self.excluded[key] if span[1] > oldest]

@@ -25,7 +25,7 @@ from forecaster.scaling.lead_time import lead_time_of
 
 logger = logging.getLogger(__name__)
 
-_MERGED_KEPT = 16  # changes of a merged floor within the last minute
+_MERGED_KEPT = 16  # entries: when a merged floor was first issued and last, for two minutes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +163,8 @@ class Deciding:
             out.append(made)
             if made.floor is not None:
                 recent = [entry for entry in log if entry[0] > at - 2 * decision.MINUTE and entry[0] <= at]
+                if len(recent) > 1 and recent[-1][1] == recent[-2][1] == made.floor:
+                    recent.pop()
                 kept[name] = [*recent, (at, made.floor)][-_MERGED_KEPT:]
         self.merged = kept
         return out
@@ -170,7 +172,7 @@ class Deciding:
     def _judge(self, scaled: Sequence[Scaled], known: Known, rows: IntArray, saturated: BoolArray) -> risk.RiskReport:
         asked = np.array([one.scale.risk for one in scaled], dtype=np.float64)
         keys = tuple(one.workload.key for one in scaled)
-        if self.dial.keys != keys:
+        if self.dial.keys != keys or not self.dial.arrays:
             self.dial = risk.start(keys, asked, self.dial, self.interval)
         seen = risk.Judged(
             now=int(known.now.timestamp()),

@@ -213,8 +213,9 @@ def decide(inputs: DecisionInput, state: DecisionState) -> tuple[Decision, Decis
         if held is None and (unsure or proactive is None):
             kept_since = sure_at if unsure else forecast_at
             stands = state.floor is not None and now - kept_since < validity_s
-            if stands and rules.keep(state.floor, "missing_data" if unsure else "no_forecast"):
-                # what is kept on old knowledge must not outlive that knowledge by being issued again
+            kept = stands and rules.keep(state.floor, "missing_data" if unsure else "no_forecast")
+            if kept or (unsure and trusted and rules.bound_by == "proactive"):
+                # what rests on old knowledge must not outlive that knowledge by being issued again
                 valid_for = timedelta(seconds=validity_s - (now - kept_since))
             elif rules.wanted is None and unsure:
                 if sure_at == sure_at:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from statistics import NormalDist
 
@@ -217,3 +218,34 @@ def test_functions_leave_the_state_they_were_given_alone() -> None:
 def test_another_layout_is_another_version() -> None:
     versions = {layout.version for layout in (LAYOUT, Layout(60, (1, 6), LEVELS), Layout(30, (1, 5), LEVELS))}
     assert len(versions) == 3
+
+
+@given(st.sets(st.integers(1, 1_440), min_size=1, max_size=12), st.sets(st.integers(1, 2_000), min_size=1, max_size=30))
+def test_weights_between_horizons_interpolate(known: set[int], wanted: set[int]) -> None:
+    at, to = sorted(known), np.array(sorted(wanted), dtype=np.int64)
+    weights = calibration.between(at, to)
+    assert weights.shape == (len(to), len(at)) and (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0)
+    inside = (to >= at[0]) & (to <= at[-1])  # linear in the logarithm; beyond, the end counts
+    np.testing.assert_allclose((weights @ np.log(at))[inside], np.log(to[inside]), atol=1e-9)
+    np.testing.assert_allclose((weights @ np.array(at))[to < at[0]], at[0])
+    np.testing.assert_allclose((weights @ np.array(at))[to > at[-1]], at[-1])
+
+
+def test_a_known_horizon_takes_its_own_weight_and_one_halfway_half_of_both() -> None:
+    weights = calibration.between((1, 4, 64), np.array([1, 2, 4, 16, 64, 100]))
+    expected = [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1]]
+    np.testing.assert_allclose(weights, expected, atol=1e-12)
+
+
+def test_offsets_reach_the_horizons_that_are_not_followed() -> None:
+    """With the layout of the state, other horizons are moved by what was learned beside them."""
+    state, _, _ = run(noise(300) + 10, 1.0)
+    narrow = normal_forecast(300, 3, 1.0)
+    shown = dataclasses.replace(narrow, horizons=np.array([1, 3, 5]), values=np.repeat(narrow.values[:, :1], 3, axis=1))
+    moved = calibration.apply(state, shown, LAYOUT).values - shown.values
+    own = calibration.apply(state, narrow).values - narrow.values
+    np.testing.assert_allclose(moved[:, [0, 2]], own)
+    share = np.log(3) / np.log(5)
+    np.testing.assert_allclose(moved[:, 1], (1 - share) * own[:, 0] + share * own[:, 1])
+    assert (own > 0).any()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecaster.scaling.lead_time import lead_time_quantile
+from forecaster.domain import HpaFacts, ScaleSpec
+from forecaster.scaling.lead_time import lead_time_of, lead_time_quantile
 
 DURATIONS = st.lists(st.integers(0, 900).map(float), min_size=1, max_size=60)
 
@@ -45,3 +47,40 @@ def test_bad_arguments_are_the_callers_bug() -> None:
         lead_time_quantile([1.0], [True], 1.0)
     with pytest.raises(ValueError, match="marks"):
         lead_time_quantile([1.0], [], 0.5)
+
+
+def facts(seconds: float | None, pods: int) -> HpaFacts:
+    return HpaFacts(lead_time=None if seconds is None else timedelta(seconds=seconds), lead_time_pods=pods)
+
+
+@pytest.mark.parametrize(
+    ("configured", "known", "expected", "assumed"),
+    [
+        (60, facts(200, 50), 60 + 30, False),
+        (None, facts(200, 5), 200 + 30, False),
+        (None, facts(200, 4), 180 + 30, True),
+        (None, facts(None, 50), 180 + 30, True),
+        (None, None, 180 + 30, True),
+        (0, None, 30, False),
+        (3_600, None, 900, False),
+        (None, facts(2_000, 50), 900, False),
+    ],
+    ids=[
+        "configured comes first",
+        "measured",
+        "too few pods",
+        "most never became Ready",
+        "nothing known",
+        "the shortest",
+        "the longest",
+        "the longest, measured",
+    ],
+)
+def test_lead_time_of(configured: float | None, known: HpaFacts | None, expected: float, assumed: bool) -> None:
+    spec = ScaleSpec("n", "h", lead_time=None if configured is None else timedelta(seconds=configured))
+    assert lead_time_of(spec, known, timedelta(seconds=15)) == (timedelta(seconds=expected), assumed)
+
+
+def test_a_longer_interval_is_part_of_the_lead_time() -> None:
+    spec = ScaleSpec("n", "h", lead_time=timedelta(seconds=60))
+    assert lead_time_of(spec, None, timedelta(seconds=60)) == (timedelta(seconds=135), False)

@@ -1,0 +1,259 @@
+"""The chain of forecasters: what one of them gets wrong, what is learned of each row, and what a restart keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forecaster.domain import (
+    Calendar,
+    Context,
+    FloatArray,
+    Forecast,
+    ForecastRequest,
+    SeriesBatch,
+    SeriesKey,
+)
+from forecaster.foresight import LEVELS, Foresight, horizons
+from forecaster.reasons import Reason, ReasonCode
+from forecaster.rows import Rows
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+ORIGIN = int(NOW.timestamp())
+MINUTE = timedelta(minutes=1)
+PAST = 300
+LOADS = 100 + np.random.default_rng(7).standard_normal((2, PAST + 60))
+KEYS = ("a#1/load", "b#1/load")
+WINDOWS = np.array([5, 5])
+
+
+@dataclass
+class Scripted:
+    """The last value and a tenth of it per level to either side, changed by `spoil`."""
+
+    version: str = "persistence/1"
+    spoil: Callable[[Forecast], Forecast] = lambda forecast: forecast
+    calls: list[datetime] = field(default_factory=list)
+
+    def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
+        self.calls.append(context.fine.origin)
+        last = np.asarray(context.fine.values[:, -1], dtype=np.float64)
+        peak = last[:, None] * (1 + 0.1 * (np.arange(len(LEVELS)) - 3))
+        forecast = Forecast(
+            origin=context.fine.origin,
+            step=context.fine.step,
+            horizons=request.horizons,
+            levels=request.levels,
+            values=np.repeat(peak[:, None], len(request.horizons), axis=1),
+            peak=peak,
+            windows=request.windows,
+            model=(self.version,) * len(last),
+            missing=(None,) * len(last),
+        )
+        return self.spoil(forecast)
+
+
+def broken(_: Forecast) -> Forecast:
+    raise RuntimeError("out of luck")
+
+
+def changed(row: int, horizon: int, level: int, value: float) -> Callable[[Forecast], Forecast]:
+    def spoil(forecast: Forecast) -> Forecast:
+        values = forecast.values.copy()
+        values[row, horizon, level] = value
+        return dataclasses.replace(forecast, values=values)
+
+    return spoil
+
+
+def context(step: int, loads: FloatArray = LOADS) -> Context:
+    """What is known `step` minutes after NOW."""
+    values = loads[:, : PAST + step + 1]
+    origin = NOW + step * MINUTE
+    keys = (SeriesKey("a"), SeriesKey("b"))
+    coarse = SeriesBatch(keys, origin, 5 * MINUTE, values[:, ::-5][:, ::-1])
+    return Context(SeriesBatch(keys, origin, MINUTE, values), coarse, Calendar(("UTC", "UTC")))
+
+
+def foresight(*chain: Scripted, step: timedelta = MINUTE) -> Foresight:
+    chain = chain or (Scripted(),)
+    one = Foresight(lambda: chain, step)
+    one.align(KEYS)
+    return one
+
+
+def lived(one: Foresight, first: int, last: int, loads: FloatArray = LOADS, saturated: bool = False) -> Forecast:
+    """Steps `first` … `last` - 1: observe, run, issue."""
+    for step in range(first, last):
+        known = context(step, loads)
+        if saturated:
+            one.saw_saturation(ORIGIN + 60 * step, np.array([True, False]))
+        one.observe(known, WINDOWS)
+        one.run(known, WINDOWS, complete=False)
+        newest, at = known.fine.values[:, -1], np.full(2, ORIGIN + 60 * step)
+        forecast = one.issue(NOW + step * MINUTE, newest, at, (None, None))
+    return forecast
+
+
+# --- horizons --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(15, 3_600))
+def test_every_followed_horizon_is_among_all_and_they_reach_a_day(step: int) -> None:
+    every, followed = horizons(step)
+    assert set(followed.tolist()) <= set(every.tolist())
+    for steps in (every, followed):
+        assert steps[0] == 1 and (np.diff(steps) > 0).all()
+        assert abs(steps[-1] * step - 86_400) <= step / 2
+
+
+# --- forecasters that fail -------------------------------------------------------------------------------------------
+
+
+def test_a_forecaster_that_raises_loses_its_step_and_the_chain_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = Scripted("first/1", broken), Scripted()
+    one = foresight(first, second)
+    forecast = lived(one, 0, 1)
+    assert forecast.model == ("persistence/1",) * 2 and forecast.missing == (None, None)
+    assert "forecaster failed: model=first/1" in caplog.text
+    first.spoil = lambda forecast: forecast
+    second.spoil = broken
+    assert lived(one, 1, 2).model == ("first/1",) * 2  # it is asked again
+    assert len(first.calls) == len(second.calls) == 2
+
+
+def test_where_no_forecaster_answers_the_row_says_so() -> None:
+    forecast = lived(foresight(Scripted("first/1", broken), Scripted(spoil=broken)), 0, 1)
+    assert np.isnan(forecast.values).all() and np.isnan(forecast.peak).all()
+    assert [reason and reason.code for reason in forecast.missing] == [ReasonCode.MODEL_UNAVAILABLE] * 2
+    assert forecast.missing[0] is not None and "out of luck" in forecast.missing[0].detail
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [changed(0, 0, 6, np.nan), changed(0, 3, 6, np.inf), changed(0, 5, 2, 1_000.0), changed(0, 1, 6, 1e12)],
+    ids=["nan", "infinite", "crossing", "absurd"],
+)
+def test_nonsense_is_rejected_row_by_row(spoil: Callable[[Forecast], Forecast]) -> None:
+    forecast = lived(foresight(Scripted("first/1", spoil), Scripted()), 0, 1)
+    assert forecast.model == ("persistence/1", "first/1")
+    assert np.isfinite(forecast.values).all() and (np.diff(forecast.values, axis=-1) >= 0).all()
+    alone = lived(foresight(Scripted(spoil=spoil)), 0, 1)
+    assert alone.missing[0] is not None and alone.missing[0].code is ReasonCode.MODEL_UNAVAILABLE
+    assert np.isnan(alone.values[0]).all() and alone.missing[1] is None
+
+
+def test_a_blocked_row_carries_its_reason_and_no_number() -> None:
+    one = foresight()
+    free = lived(one, 0, 2)
+    newest, at = LOADS[:, PAST + 1], np.full(2, ORIGIN + 60)
+    why = Reason(ReasonCode.STALE_DATA)
+    forecast = one.issue(NOW + MINUTE, newest, at, (why, None))
+    assert forecast.missing == (why, None)
+    assert np.isnan(forecast.values[0]).all() and np.isnan(forecast.peak[0]).all()
+    np.testing.assert_array_equal(forecast.values[1], free.values[1])
+
+
+def test_a_back_test_measures_the_skill_of_new_rows_once() -> None:
+    made: list[Scripted] = []
+
+    def make() -> list[Scripted]:
+        made.append(Scripted())
+        return [Scripted("first/1", lambda f: dataclasses.replace(f, peak=3 * f.peak)), made[-1]]
+
+    one = Foresight(make, MINUTE)
+    one.align(KEYS)
+    for step in range(2):
+        one.run(context(step), WINDOWS, complete=True)
+    assert len(made) == 2 and len(made[1].calls) == 8  # led back in time by forecasters of its own
+    assert one.remarks is not None and (one.remarks.skill[:, 0] > 1.5).all() and (one.remarks.chosen == 1).all()
+
+
+# --- what is learned -------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_forgets_one_row_and_no_other() -> None:
+    one, blank = foresight(), foresight().dump()
+    lived(one, 0, 30)
+    before = one.dump()
+    one.restart(np.array([True, False]))
+    learned = 0
+    for component, rows in one.dump().items():
+        for name, array in rows.arrays.items():
+            np.testing.assert_array_equal(array[0], blank[component].arrays[name][0], err_msg=name)
+            np.testing.assert_array_equal(array[1], before[component].arrays[name][1], err_msg=name)
+            learned += not np.array_equal(array[0], array[1], equal_nan=array.dtype.kind == "f")
+    assert learned > 10
+
+
+def test_a_saturated_sample_never_lowers_a_level() -> None:
+    falling = LOADS * np.linspace(1, 0.02, LOADS.shape[1])  # each sample is below what was forecast
+    one = foresight()
+    lived(one, 0, 40, falling, saturated=True)
+    offset = one.dump()["calibration"].arrays["offset"]
+    assert offset[0].min() >= 0
+    assert offset[1].min() < 0
+
+
+def test_rows_that_move_keep_what_was_learned() -> None:
+    one = foresight()
+    lived(one, 0, 30)
+    before = one.dump()["calibration"].arrays["offset"]
+    one.align(("c#1/load", KEYS[0]))
+    after = one.dump()["calibration"].arrays["offset"]
+    np.testing.assert_array_equal(after[1], before[0])
+    assert before[0].any() and not after[0].any()
+
+
+# --- stored ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_restored_one_goes_on_as_if_nothing_had_happened() -> None:
+    one = foresight()
+    lived(one, 0, 30)
+    other = Foresight(lambda: (Scripted(),), MINUTE)
+    assert other.restore(one.dump()) == []
+    other.align(KEYS)
+    goes_on, restored = lived(one, 30, 40), lived(other, 30, 40)
+    np.testing.assert_array_equal(restored.values, goes_on.values)
+    np.testing.assert_array_equal(restored.peak, goes_on.peak)
+    fresh = lived(foresight(), 30, 40)
+    assert not np.array_equal(fresh.values, goes_on.values)
+
+
+@pytest.mark.parametrize(
+    ("chain", "step", "lost"),
+    [
+        ((Scripted("other/1"), Scripted()), MINUTE, {"skill"}),
+        ((Scripted(),), 2 * MINUTE, {"calibration", "reanchor"}),
+    ],
+    ids=["another chain", "another step"],
+)
+def test_state_of_others_is_discarded_and_said(chain: tuple[Scripted, ...], step: timedelta, lost: set[str]) -> None:
+    one = foresight()
+    lived(one, 0, 30)
+    other = Foresight(lambda: chain, step)
+    said = other.restore(one.dump())
+    assert {text.split()[1] for text in said} == lost
+    other.align(KEYS)
+    for name, rows in other.dump().items():
+        if name in lost:
+            blank = foresight(*chain, step=step).dump()[name]
+            assert all(
+                np.array_equal(rows.arrays[n], a, equal_nan=a.dtype.kind == "f") for n, a in blank.arrays.items()
+            )
+
+
+def test_state_without_its_mark_is_discarded() -> None:
+    one = foresight()
+    lived(one, 0, 5)
+    state = one.dump()["skill"]
+    bare = Rows(state.keys, {name: array for name, array in state.arrays.items() if name != "mark"})
+    assert len(foresight().restore({"skill": bare})) == 1
