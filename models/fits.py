@@ -79,10 +79,10 @@ class FitCache:
 
 
 def changed_kind(context: Context, fitted: Arrays) -> BoolArray:
-    """Rows that were constant or too short, and may not be any more."""
+    """Rows that were constant, or never negative, and are not any more. Too short ones come round by their span."""
     gate = np.asarray(fitted["gate"])
     newest = context.fine.values[:, -1].astype(np.float64)
     with np.errstate(invalid="ignore"):
         changed = (gate == Gate.CONSTANT) & (np.abs(newest - fitted["center"]) > 0)
     negative = np.asarray(fitted["nonnegative"]) & (newest < 0)
-    return np.asarray(changed | negative | (gate >= Gate.SHORT))
+    return np.asarray(changed | negative)

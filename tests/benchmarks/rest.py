@@ -2,8 +2,8 @@
 
     python tests/benchmarks/rest.py [--workloads 1000] [--seconds 10]
 
-A real Prometheus with one day of history for one template of N workloads; `forecaster serve` on it as a process. wrk asks
-at a steady 200 and 2,000 requests a second: each of its connections waits 50 ms between two requests.
+A real Prometheus with one day of history for one template of N workloads; `forecaster serve` on it as a process. wrk
+asks at a steady 200 and 2,000 requests a second: each of its connections waits 50 ms between two requests.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start(config: Path, port: int) -> tuple[subprocess.Popen[bytes], float]:
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "serving.cli", "serve", "--config", str(config), "--port", str(port)],
-        stderr=subprocess.DEVNULL,
+        stderr=config.with_suffix(".log").open("wb"),
     )
     while True:
         try:
@@ -52,7 +52,7 @@ def start(config: Path, port: int) -> tuple[subprocess.Popen[bytes], float]:
         except OSError:
             pass
         if process.poll() is not None:
-            raise SystemExit("the service ended")
+            raise SystemExit(f"the service ended: {config.with_suffix('.log').read_text()}")
         time.sleep(0.02)
 
 
@@ -90,7 +90,7 @@ def main() -> int:
         with server:
             config.write_text(
                 f"prometheus: {{url: {server.url}}}\nhistory: 1d\nstore: sqlite:///{folder}/f.db\nworkloads:\n"
-                f"  - {{forEach: [app], load: load, maxSeries: 100000, scale: {{hpa: 'shop/{{app}}', "
+                f"  - {{forEach: [app], load: load, maxSeries: 10000, scale: {{hpa: 'shop/{{app}}', "
                 "capacityPerReplica: 20, leadTime: 60s, bounds: {minReplicas: 2, maxReplicas: 40}}}\n"
             )
             with socket.socket() as probe:
