@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -144,7 +145,7 @@ class Cycle:
         key_of = {workload.name: workload.key for workload in reading.workloads}
         keys = tuple(f"{key_of[one.workload]}/{one.role}" for one in series)
         others = keys != self._foresight.keys or not self._series
-        self._foresight.align(keys)
+        self._foresight.align(keys, series)
         self._vigil.align(keys, series)
         self._series = series
         self._row_of = {one.workload: row for row, one in enumerate(series) if one.role == LOAD}
@@ -168,7 +169,9 @@ class Cycle:
             self._foresight.observe(context, windows)
             spent["calibrate"] += self._timer() - began
             began = self._timer()
-            self._judge(reading, scaled, head)
+            if self._judge(reading, scaled, head):  # what was just excluded is not learned from in this step either
+                masked, coarse_masked = self.history.masks()
+                context = replace(context, masked=masked, coarse_masked=coarse_masked)
             spent["anomaly"] = self._timer() - began
         began = self._timer()
         complete = self.history.backlog == 0
@@ -177,7 +180,8 @@ class Cycle:
         spent["forecast"] = self._timer() - began
         self._vigil.freeze(self._foresight.frozen())
 
-    def _judge(self, reading: Reading, scaled: Sequence[Scaled], head: int) -> None:
+    def _judge(self, reading: Reading, scaled: Sequence[Scaled], head: int) -> bool:
+        """Faults and anomalies of the newest samples; True where that changed what is not to be learned from."""
         context = reading.context
         rows = len(context.fine.keys)
         ready = np.full(rows, np.nan)
@@ -191,8 +195,10 @@ class Cycle:
         assert self._vigil.followed is not None
         self._closed = self._vigil.followed.closed
         self._foresight.restart(self._vigil.new_regime())
-        if self._vigil.excluded != before:
-            self._exclude()
+        if self._vigil.excluded == before:
+            return False
+        self._exclude()
+        return True
 
     def _exclude(self) -> None:
         self.history.exclude(self._events, self._vigil.own_spans())

@@ -17,8 +17,17 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from forecaster import calibration, reanchor, skill
-from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesBatch
-from forecaster.ports import Forecaster
+from forecaster.domain import (
+    BoolArray,
+    Context,
+    FloatArray,
+    Forecast,
+    ForecastRequest,
+    IntArray,
+    SeriesBatch,
+    SeriesKey,
+)
+from forecaster.ports import Forecaster, Forgetful
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Arrays, Rows
 
@@ -70,6 +79,7 @@ class Foresight:
         self._places = np.searchsorted(self.horizons, self._followed)
         self._far = int(self.horizons[reanchor.far_index(self.horizons)])
         self.keys: tuple[str, ...] = ()
+        self._series: tuple[SeriesKey, ...] = ()
         self.calibration = calibration.blank((), self.layout)
         self.skill = skill.blank((), self.chain)
         self.memory = Rows((), {}).aligned((), reanchor.blank())
@@ -81,8 +91,9 @@ class Foresight:
 
     # --- rows ---
 
-    def align(self, keys: tuple[str, ...]) -> None:
+    def align(self, keys: tuple[str, ...], series: tuple[SeriesKey, ...]) -> None:
         """Takes another list of rows; what is new starts from nothing."""
+        self._series = series
         if keys == self.keys:
             return
         self.calibration = self.calibration.aligned(keys, calibration.blank(("",), self.layout).arrays)
@@ -99,6 +110,10 @@ class Foresight:
         self.calibration = _cleared(self.calibration, rows, calibration.blank(("",), self.layout).arrays)
         self.skill = _cleared(self.skill, rows, skill.blank(("",), self.chain).arrays)
         self.memory = _cleared(self.memory, rows, reanchor.blank())
+        series = {self._series[row] for row in np.flatnonzero(rows).tolist()}
+        for forecaster in self._chain_of:
+            if isinstance(forecaster, Forgetful):
+                forecaster.forget(series)
 
     # --- one step ---
 

@@ -281,6 +281,10 @@ class History:
         self._own = dict(own or {})
         self._masks = None
 
+    def masks(self) -> tuple[BoolArray | None, BoolArray | None]:
+        """(row, time) of both grids as `exclude` has left them, after a reading; None where nothing is masked."""
+        return self._masked()
+
     def reconfigure(self, specs: Sequence[WorkloadSpec]) -> None:
         """Takes other workloads; rows whose key is the same keep their history."""
         fresh = History(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from forecaster.domain import Context, Forecast, ForecastRequest, Samples
+from forecaster.domain import Context, Forecast, ForecastRequest, Samples, SeriesKey
 
 
 class MetricSource(Protocol):
@@ -27,3 +28,11 @@ class Forecaster(Protocol):
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
         """Quantiles (series, horizon, quantile) for every series of `context`, in the same order, in one call."""
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A forecaster that keeps what it fitted to a series, and can be told that this no longer holds."""
+
+    def forget(self, series: Collection[SeriesKey]) -> None:
+        """Fits these series anew at the next call."""

@@ -92,10 +92,19 @@ class Vigil:
             faults=kind,
             fault_words=faults.describe,
         )
-        self.followed = follow.follow(self._anomalies, seen, self.per_week, self._step)
-        self._anomalies = self.followed.state
         self.faults = faults
+        found = follow.follow(self._anomalies, seen, self.per_week, self._step)
+        self.followed = follow.begun_anew(found, self.new_regime(), head)
+        self._anomalies = self.followed.state
+        if self.new_regime().any():
+            self._forget_frozen(self.new_regime())
         self._exclude(head, self.followed.exclude & ~masked)
+
+    def _forget_frozen(self, rows: BoolArray) -> None:
+        """What was forecast of these rows (row,) was in another unit: it judges nothing that comes."""
+        arrays = {name: array.copy() for name, array in self._frozen.arrays.items()}
+        arrays["near"][rows], arrays["far"][rows] = np.nan, np.nan
+        self._frozen = Rows(self.keys, arrays)
 
     def open_incidents(self) -> tuple[Incident, ...]:
         """Also right after a restart, before the first step."""

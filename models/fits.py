@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,12 @@ class FitCache:
                     self.arrays[name][due] = fresh
         self.keys, self.step, self.seen = keys, step, origin
         return self.arrays
+
+    def forget(self, keys: Collection[SeriesKey]) -> None:
+        """Fits the rows of `keys` anew at the next call."""
+        for row, key in enumerate(self.keys):
+            if key in keys:
+                self.arrays["fitted_at"][row] = -1
 
     @staticmethod
     def _stamped(arrays: Arrays, origin: int, count: int) -> Arrays:

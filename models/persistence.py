@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray
+from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesKey
 from models import naive
 from models.blocks import Block, Gate, blocks_of, nodes_of
 from models.extremes import maximum_of, running_maxima
@@ -28,6 +29,10 @@ class Persistence:
         """Quantiles for all rows; rows of less than 30 minutes of samples carry a reason instead."""
         fitted = self.cache.get(context, fit, lambda arrays: changed_kind(context, arrays))
         return naive.predict(context, request, fitted, self.version, _LastValue())
+
+    def forget(self, series: Collection[SeriesKey]) -> None:
+        """Fits these series anew at the next call."""
+        self.cache.forget(series)
 
 
 class _LastValue:

@@ -13,12 +13,13 @@ are gated (blocks.Gate): constant, piecewise constant, nearly always one value.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray
+from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesKey
 from models import wall_clock
 from models.blocks import HOUR, MINUTE, Block, Gate, blocks_of, missing_of, nodes_of, notes_of, season_of
 from models.empirical import TABLE_LEVELS, combined, level_weights, median_regression, sample_quantiles
@@ -53,6 +54,10 @@ class Profile:
         """Quantiles for all rows; rows of less than 30 minutes of samples carry a reason instead."""
         fitted = self.cache.get(context, fit, lambda arrays: changed_kind(context, arrays))
         return predict(context, request, fitted, self.version)
+
+    def forget(self, series: Collection[SeriesKey]) -> None:
+        """Fits these series anew at the next call."""
+        self.cache.forget(series)
 
 
 # --- the past of a block ---------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray
+from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesKey
 from models import naive, wall_clock
 from models.blocks import Block, Gate, blocks_of, nodes_of
 from models.extremes import maximum_of, running_maxima
@@ -41,6 +42,10 @@ class SeasonalNaive:
 
         fitted = self.cache.get(context, fit_all, lambda arrays: changed_kind(context, arrays))
         return naive.predict(context, request, fitted, self.version, _SeasonAgo(days))
+
+    def forget(self, series: Collection[SeriesKey]) -> None:
+        """Fits these series anew at the next call."""
+        self.cache.forget(series)
 
 
 @dataclass(frozen=True)

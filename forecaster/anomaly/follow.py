@@ -144,6 +144,33 @@ def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float
     )
 
 
+def begun_anew(found: Followed, rows: BoolArray, now: int) -> Followed:
+    """The same, with `rows` (row,) knowing nothing: their unit has changed, and what was usual says nothing any more.
+
+    Their open incidents close; else these would go on keeping the new unit's samples out of learning.
+    """
+    if not rows.any():
+        return found
+    state = found.state
+    arrays = {name: array.copy() for name, array in state.rows.arrays.items()}
+    for name, row in blank().items():
+        arrays[name][rows] = row
+    fresh = {state.rows.keys[row] for row in np.flatnonzero(rows).tolist()}
+    gone = tuple(
+        replace(one, closed_at=datetime.fromtimestamp(now, UTC), sentence=f"{one.sentence}; accepted as the new regime")
+        for key, one in state.open.items()
+        if key in fresh
+    )
+    still = {key: one for key, one in state.open.items() if key not in fresh}
+    return replace(
+        found,
+        state=AnomalyState(Rows(state.rows.keys, arrays), still, state.faults),
+        closed=(*found.closed, *gone),
+        open=(*still.values(), *state.faults.values()),
+        exclude=found.exclude & ~rows,
+    )
+
+
 def dump(state: AnomalyState) -> tuple[Rows, list[dict[str, Any]]]:
     """The arrays, and the open incidents as JSON: what a restart needs."""
     told = [{"key": key, "incident": to_json(incident)} for key, incident in state.open.items()]

@@ -29,13 +29,10 @@ import numpy as np
 from forecaster.config_tree import PrometheusConfig
 from forecaster.cycle import Cycle
 from forecaster.domain import Bounds, Samples, ScaleSpec, WorkloadSpec
-from forecaster.ports import Forecaster
 from forecaster.prometheus import PrometheusSource
-from models.persistence import Persistence
-from models.profile import Profile
-from models.seasonal_naive import SeasonalNaive
 from serving.loop import DECISION_COMPONENT, DecisionLog
 from serving.render import render
+from serving.server import forecasters, stay_responsive
 from serving.store import Store
 from tests.integration.prometheus_server import PrometheusServer, missing
 
@@ -98,10 +95,6 @@ def timer() -> Any:
     return complex(time.perf_counter(), time.process_time())
 
 
-def chain() -> list[Forecaster]:
-    return [Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence()]
-
-
 def resident(what: str) -> float:
     """VmRSS or VmHWM of this process in MB."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
@@ -132,9 +125,8 @@ class Bench:
         spec = WorkloadSpec("{namespace}/{app}", LOAD, ("namespace", "app"), max_series=count, scale=scale)
         self.source = Recording(PrometheusSource(PrometheusConfig(url=url)))
         span = timedelta(days=max(days, 2.0))
-        made: Callable[[], list[Forecaster]] = chain
         self.cycle = Cycle(
-            [spec], step=STEP, interval=INTERVAL, span=span, source=self.source, forecasters=made, timer=timer
+            [spec], step=STEP, interval=INTERVAL, span=span, source=self.source, forecasters=forecasters, timer=timer
         )
         self.store, self.log = store, DecisionLog({})
 
@@ -158,6 +150,7 @@ class Bench:
 
 
 def measure(count: int, days: float, url: str, until: int, pid: int) -> dict[str, Any]:
+    stay_responsive()  # as `serve` does
     now = datetime.fromtimestamp(until - REPLAYED, UTC)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(count, days, url, Store(str(Path(folder) / "forecaster.db")))

@@ -82,10 +82,14 @@ def context(step: int, loads: FloatArray = LOADS) -> Context:
     return Context(SeriesBatch(keys, origin, MINUTE, values), coarse, Calendar(("UTC", "UTC")))
 
 
+def series_of(keys: tuple[str, ...]) -> tuple[SeriesKey, ...]:
+    return tuple(SeriesKey(key.partition("#")[0]) for key in keys)
+
+
 def foresight(*chain: Scripted, step: timedelta = MINUTE) -> Foresight:
     chain = chain or (Scripted(),)
     one = Foresight(lambda: chain, step)
-    one.align(KEYS)
+    one.align(KEYS, series_of(KEYS))
     return one
 
 
@@ -169,7 +173,7 @@ def test_a_back_test_measures_the_skill_of_new_rows_once() -> None:
         return [Scripted("first/1", lambda f: dataclasses.replace(f, peak=3 * f.peak)), made[-1]]
 
     one = Foresight(make, MINUTE)
-    one.align(KEYS)
+    one.align(KEYS, series_of(KEYS))
     for step in range(2):
         one.run(context(step), WINDOWS, complete=True)
     assert len(made) == 2 and len(made[1].calls) == 8  # led back in time by forecasters of its own
@@ -206,7 +210,7 @@ def test_rows_that_move_keep_what_was_learned() -> None:
     one = foresight()
     lived(one, 0, 30)
     before = one.dump()["calibration"].arrays["offset"]
-    one.align(("c#1/load", KEYS[0]))
+    one.align(("c#1/load", KEYS[0]), series_of(("c#1/load", KEYS[0])))
     after = one.dump()["calibration"].arrays["offset"]
     np.testing.assert_array_equal(after[1], before[0])
     assert before[0].any() and not after[0].any()
@@ -220,7 +224,7 @@ def test_a_restored_one_goes_on_as_if_nothing_had_happened() -> None:
     lived(one, 0, 30)
     other = Foresight(lambda: (Scripted(),), MINUTE)
     assert other.restore(one.dump()) == []
-    other.align(KEYS)
+    other.align(KEYS, series_of(KEYS))
     goes_on, restored = lived(one, 30, 40), lived(other, 30, 40)
     np.testing.assert_array_equal(restored.values, goes_on.values)
     np.testing.assert_array_equal(restored.peak, goes_on.peak)
@@ -242,7 +246,7 @@ def test_state_of_others_is_discarded_and_said(chain: tuple[Scripted, ...], step
     other = Foresight(lambda: chain, step)
     said = other.restore(one.dump())
     assert {text.split()[1] for text in said} == lost
-    other.align(KEYS)
+    other.align(KEYS, series_of(KEYS))
     for name, rows in other.dump().items():
         if name in lost:
             blank = foresight(*chain, step=step).dump()[name]
@@ -257,3 +261,23 @@ def test_state_without_its_mark_is_discarded() -> None:
     state = one.dump()["skill"]
     bare = Rows(state.keys, {name: array for name, array in state.arrays.items() if name != "mark"})
     assert len(foresight().restore({"skill": bare})) == 1
+
+
+@dataclass
+class Remembering(Scripted):
+    """One that keeps fits, and is told to forget some."""
+
+    forgotten: list[set[SeriesKey]] = field(default_factory=list)
+
+    def forget(self, series: set[SeriesKey]) -> None:
+        self.forgotten.append(set(series))
+
+
+def test_a_row_that_begins_anew_is_fitted_anew_and_no_other() -> None:
+    forecaster = Remembering()
+    one = foresight(forecaster)
+    lived(one, 0, 2)
+    one.restart(np.array([False, False]))
+    assert forecaster.forgotten == []
+    one.restart(np.array([False, True]))
+    assert forecaster.forgotten == [{SeriesKey("b")}]

@@ -61,7 +61,7 @@ def load(app: str, at: float) -> float:
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Asks again and again until it holds; the pause between two questions spares the two cores, nothing rests on it."""
+    """Asks again and again until it holds; the pause between two questions only spares the machine."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -339,7 +339,6 @@ def states(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.slow
 def test_a_restart_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
     own = Site(site.prometheus, site.proxy, _free_port())
     with serving(tmp_path, own) as first:
