@@ -31,7 +31,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -m "not prometheus and not browser and not slow"
+	$(BIN)/pytest -q -n auto --dist loadfile -m "not prometheus and not browser and not slow"
 
 test: setup debian
 	$(BIN)/ruff format --check .
@@ -39,7 +39,7 @@ test: setup debian
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto --dist loadfile
 
 format: setup
 	$(BIN)/ruff format .
@@ -55,6 +55,7 @@ docs: setup
 # The figures of docs/benchmarks.md. DATA is a folder of tidy files.
 benchmark: setup
 	$(BIN)/python tests/benchmarks/cycle.py
+	$(BIN)/python tests/benchmarks/rest.py
 	$(if $(DATA),$(BIN)/python tests/benchmarks/forecast_accuracy.py $(DATA),@echo "forecast accuracy: set DATA=folder of tidy files")
 
 clean:

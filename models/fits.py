@@ -15,7 +15,7 @@ from models.blocks import Gate
 Arrays = dict[str, NDArray[Any]]
 Fit = Callable[[Context, IntArray], Arrays]
 
-REFRESH_SECONDS = 3600  # an old fit is renewed about that often
+REFRESH_SECONDS = 7200  # an old fit is renewed about that often; its inputs are new at each call
 _MOST = 8  # at most one row in eight is renewed in one call, however long the pause was
 _FEW = 256  # … but this many always
 

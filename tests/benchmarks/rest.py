@@ -12,6 +12,7 @@ import argparse
 import http.client
 import math
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,6 +79,8 @@ def main() -> int:
     parser.add_argument("--workloads", type=int, default=1_000)
     parser.add_argument("--seconds", type=int, default=10)
     options = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is not installed: install it (Debian: apt-get install wrk)")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         script, config = folder / "steady.lua", folder / "forecaster.yaml"
