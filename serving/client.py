@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -77,6 +78,17 @@ def read_token(file: Path | None, environ: Mapping[str, str]) -> str | None:
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError(f"--token-file: {file} does not hold a token")
     return token
+
+
+def moment(text: str, option: str, other: str = "") -> datetime:
+    """The time that an option names. Raises InputError; `other` is what else may be written there."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{option}: {text!r} is not a time: write 2026-03-01T08:00:00Z{other}") from None
+    if found.tzinfo is None:
+        raise InputError(f"{option}: {text!r} has no time zone: write {text}Z for UTC")
+    return found
 
 
 def _problem(answer: httpx.Response) -> str:

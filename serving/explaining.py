@@ -19,7 +19,7 @@ from forecaster.reasons import ADVICE
 from forecaster.scaling import decision
 from forecaster.scaling.decision import Decision, DecisionInput
 from forecaster.scaling.record import from_json, to_json
-from serving.client import Client, path_of
+from serving.client import Client, moment, path_of
 
 SCHEMA_VERSION = 1
 
@@ -54,14 +54,7 @@ def from_store(url: str, workload: str, at: str) -> Mapping[str, Any]:
     from serving.server import open_store
     from serving.store import existing
 
-    until = None
-    if at:
-        try:
-            until = datetime.fromisoformat(at)
-        except ValueError:
-            raise InputError(f"--at: {at!r} is not a time: write 2026-03-01T08:00:00Z") from None
-        if until.tzinfo is None:
-            raise InputError(f"--at: {at!r} has no time zone: write {at}Z for UTC")
+    until = moment(at, "--at") if at else None
     existing(url)
     store = open_store(url)
     try:

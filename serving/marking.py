@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from forecaster.errors import InputError
-from serving.client import Client
+from serving.client import Client, moment
 
 SCHEMA_VERSION = 1
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?")
@@ -75,26 +75,16 @@ def feedback(client: Client, id: str, what: str) -> str:
 
 def interval(start: str, end: str, now: datetime) -> tuple[str, str]:
     """(start, end) in RFC 3339: `start` empty is now, `end` a time or a duration after the start."""
-    begin = now if not start else _moment(start, "--from")
+    begin = now if not start else moment(start, "--from")
     match = _DURATION.fullmatch(end)
     if match and any(match.groups()):
         days, hours, minutes = (int(part or 0) for part in match.groups())
         finish = begin + timedelta(days=days, hours=hours, minutes=minutes)
     else:
-        finish = _moment(end, "--until")
+        finish = moment(end, "--until", " or 2h")
     if finish <= begin:
         raise InputError(f"--until: {end} is not after the start {begin.isoformat(timespec='seconds')}")
     return begin.isoformat(timespec="seconds"), finish.isoformat(timespec="seconds")
-
-
-def _moment(text: str, option: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"{option}: {text!r} is not a time: write 2026-03-01T08:00:00Z, or 2h for --until") from None
-    if moment.tzinfo is None:
-        raise InputError(f"{option}: {text!r} has no time zone: write {text}Z for UTC")
-    return moment
 
 
 def _line(what: str, one: Mapping[str, Any], kind: str) -> str:
