@@ -158,8 +158,9 @@ class Foresight:
         said = calibration.reasons(self.calibration, self.layout)
         worse = skill.reasons(self.skill, self.chain, chosen, available)
         own = mixed.notes or ((),) * len(self.keys)
+        failed = _failures(answers)
         self.remarks = Remarks(
-            notes=tuple((*a, *b, *c) for a, b, c in zip(own, worse, said, strict=True)),
+            notes=tuple((*a, *b, *c, *d) for a, b, c, d in zip(failed, own, worse, said, strict=True)),
             skill=skill.ratios(self.skill),
             chosen=chosen,
             coverage=calibration.coverage(self.calibration, self.layout),
@@ -292,6 +293,16 @@ def nothing(context: Context, request: ForecastRequest, why: Reason) -> Forecast
         model=("none",) * rows,
         missing=(why,) * rows,
     )
+
+
+def _failures(answers: Sequence[Forecast]) -> Notes:
+    """(row,) that a forecaster failed or gave nonsense, also where another one has answered in its place."""
+    out: list[tuple[Reason, ...]] = [()] * len(answers[0].missing)
+    for answer in answers:
+        for row, reason in enumerate(answer.missing):
+            if reason is not None and reason.code is ReasonCode.MODEL_UNAVAILABLE and not out[row]:
+                out[row] = (reason,)
+    return tuple(out)
 
 
 def without(forecast: Forecast, blocked: Blocked) -> Forecast:

@@ -127,6 +127,9 @@ def test_a_forecaster_that_raises_loses_its_step_and_the_chain_goes_on(caplog: p
     forecast = lived(one, 0, 1)
     assert forecast.model == ("persistence/1",) * 2 and forecast.missing == (None, None)
     assert "forecaster failed: model=first/1" in caplog.text
+    assert one.remarks is not None
+    for notes in one.remarks.notes:  # said, though another one has answered
+        assert notes[0].code is ReasonCode.MODEL_UNAVAILABLE and "first/1" in notes[0].detail
     first.spoil = lambda forecast: forecast
     second.spoil = broken
     assert lived(one, 1, 2).model == ("first/1",) * 2  # it is asked again
