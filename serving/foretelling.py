@@ -20,8 +20,9 @@ from forecaster.config import PrometheusConfig, load_config
 from forecaster.config_values import http_url, parse_duration
 from forecaster.domain import FloatArray, IntArray
 from forecaster.errors import InputError, SourceError
-from forecaster.history import read_once
+from forecaster.history import Reading, read_once
 from forecaster.prometheus import PrometheusSource
+from forecaster.reasons import ReasonCode
 from serving import files, forecasting
 from serving.schemas import MOST_QUANTILES, ForecastBody
 from serving.server import forecasters
@@ -131,16 +132,31 @@ def _from_prometheus(asked: Asked, now: datetime, environ: Mapping[str, str]) ->
     source = PrometheusSource(config)
     try:
         reading = read_once(source, asked.query, now, _option("--history", asked.history), step)
+        if not _has_samples(reading):
+            raise InputError(f"--query: {asked.query!r} {_why_none(source, asked, reading, now)}")
     except SourceError as error:
         raise InputError(str(error)) from error
     finally:
         source.close()
     fine, coarse = reading.context.fine, reading.context.coarse
-    if not np.isfinite(coarse.values).any() and not np.isfinite(fine.values).any():
-        why = list(reading.reasons[0]) or list(reading.notices)
-        words = "; ".join(f"{reason.code.value}: {reason.detail}" for reason in why)
-        raise InputError(f"--query: {asked.query!r} gives no single series with samples: {words}")
     return _joined(asked.query, coarse.times, coarse.values[0], fine.times, fine.values[0], step)
+
+
+def _has_samples(reading: Reading) -> bool:
+    context = reading.context
+    return bool(np.isfinite(context.coarse.values).any() or np.isfinite(context.fine.values).any())
+
+
+def _why_none(source: PrometheusSource, asked: Asked, reading: Reading, now: datetime) -> str:
+    """Why an expression gave nothing to forecast; of series that have ended a reading sees only that none is there."""
+    answer = source.instant(f"count(last_over_time(({asked.query})[{asked.history}:1h]))", now)
+    count = int(answer.values[0, 0]) if answer.values.size and np.isfinite(answer.values[0, 0]) else 0
+    if count > 1:
+        code = ReasonCode.TOO_MANY_SERIES.value
+        return f"gives {count} series where one is wanted ({code}): aggregate the expression, as by sum(…)"
+    why = list(reading.reasons[0]) or list(reading.notices)
+    words = "; ".join(f"{reason.code.value}: {reason.detail}" for reason in why)
+    return f"gives no samples: {words}"
 
 
 def _joined(
