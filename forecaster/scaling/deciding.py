@@ -150,18 +150,18 @@ class Deciding:
         out: list[Decision] = []
         kept: dict[str, list[tuple[float, int]]] = {}
         for name, members in by_hpa.items():
-            if len(members) == 1:
+            log = self.merged.get(name, [])
+            if len(members) == 1 and not log:
                 out.append(members[0].decision)
                 continue
             at = now.timestamp()
-            log = self.merged.get(name, [])
             before = next((floor for then, floor in reversed(log) if then <= at - decision.MINUTE), None)
             if before is None and log:
                 before = log[0][1]
             ratio = members[0].scaled.scale.bounds.max_step_down_ratio
             made = decision.merge_for_hpa([member.decision for member in members], before, ratio)
             out.append(made)
-            if made.floor is not None:
+            if made.floor is not None and (len(members) > 1 or made.floor != members[0].decision.floor):
                 recent = [entry for entry in log if entry[0] > at - 2 * decision.MINUTE and entry[0] <= at]
                 if len(recent) > 1 and recent[-1][1] == recent[-2][1] == made.floor:
                     recent.pop()

@@ -537,7 +537,7 @@ def merge_for_hpa(
     first = decisions[0]
     if any((d.namespace, d.hpa) != (first.namespace, first.hpa) for d in decisions):
         raise ValueError("decisions for different HPAs")
-    if len(decisions) == 1:
+    if len(decisions) == 1 and before is None:
         return first
     top = max(decisions, key=lambda d: (-1 if d.floor is None else d.floor, d.desired_replicas or 0))
     floor, bound_by = top.floor, top.bound_by
@@ -546,6 +546,8 @@ def merge_for_hpa(
         if floor < least:
             floor, bound_by = least if top.most is None else min(least, top.most), "step_down"
     reactive = _highest(d.reactive for d in decisions)
+    if len(decisions) == 1:  # the others fell silent, or could not be decided
+        return replace(first, floor=floor, desired_replicas=_highest((floor, reactive)), bound_by=bound_by)
     through = [d.data_through for d in decisions if d.data_through is not None]
     return replace(
         top,

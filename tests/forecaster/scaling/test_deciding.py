@@ -149,14 +149,17 @@ def test_they_merge_to_the_maximum() -> None:
     assert [(one.workload, one.floor) for one in merged] == [("a, b", 20)]
 
 
+@pytest.mark.parametrize("is_gone", [False, True], ids=["paused", "removed"])
 @pytest.mark.parametrize("seconds", [1, 5, 15, 60])
-def test_when_the_higher_one_falls_silent_the_fall_keeps_to_its_steps(seconds: int) -> None:
-    deciding, both = Deciding(INTERVAL), [workload("a", "web"), workload("b", "web")]
+def test_when_the_higher_one_falls_silent_the_fall_keeps_to_its_steps(seconds: int, is_gone: bool) -> None:
+    deciding, both = Deciding(INTERVAL), [workload("b", "web"), workload("a", "web")]
     interval = timedelta(seconds=seconds)
     floors: list[int] = []
     for n in range(900 // seconds):
-        silent = [pause("a")] if n * seconds >= 120 else []
-        _, (made,) = cycle(deciding, both, [195.0, 55.0], n, overrides=silent, interval=interval)
+        ended = n * seconds >= 120
+        silent = [pause("a")] if ended and not is_gone else []
+        left = both[:1] if ended and is_gone else both
+        _, (made,) = cycle(deciding, left, [55.0, 195.0][: len(left)], n, overrides=silent, interval=interval)
         assert made.floor is not None
         floors.append(made.floor)
     minute = 60 // seconds
@@ -164,6 +167,7 @@ def test_when_the_higher_one_falls_silent_the_fall_keeps_to_its_steps(seconds: i
         before = max(floors[n - minute : n])
         assert floors[n] >= before - max(1, math.floor(0.2 * before))
     assert floors[120 // seconds - 1] == 20 and floors[-1] == 6
+    assert not is_gone or not deciding.merged  # nothing is merged any more
 
 
 def test_a_workload_whose_decision_fails_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
