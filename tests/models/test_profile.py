@@ -135,7 +135,6 @@ def test_it_beats_the_naive_ones_on_seasonal_load_and_its_band_holds() -> None:
 def test_the_peak_is_above_the_values_and_grows_with_the_window() -> None:
     context = live([daily(noise=0.1)])
     peaks = [Profile().forecast(context, request(1, window=window)).peak[0] for window in (1, 5, 15, 60)]
-    assert (np.diff(np.array(peaks)[:, MEDIAN]) >= 0).all()
-    assert peaks[2][MEDIAN] > peaks[0][MEDIAN]
+    assert (np.diff(np.array(peaks)[:, MEDIAN]) > 0).all()
     values = Profile().forecast(context, request(1, (1, 2, 3, 4, 5))).values[0]
     assert peaks[1][MEDIAN] > values[:, MEDIAN].max()
