@@ -48,6 +48,7 @@ scrape_configs:
 
 
 AHEAD = 30  # seconds
+BOUND = {"step_up": "climbing to the need, at most doubled each minute", "proactive": "the forecast"}
 
 
 def main() -> int:
@@ -127,7 +128,9 @@ def run(arguments: argparse.Namespace, processes: list[subprocess.Popen[bytes]])
     base = f"http://127.0.0.1:{port}"
     wait_for(f"{base}/readyz", processes[-1], folder / "forecaster.log")
     for item in json.loads(fetch(f"{base}/api/v1/recommendations"))["items"]:
-        say(f"{item['namespace']}/{item['hpa']}: floor {item['floor']}, desired {item['desiredReplicas']} replicas")
+        words = BOUND.get(item["boundBy"], item["boundBy"])
+        name = f"{item['namespace']}/{item['hpa']}"
+        say(f"{name}: floor {item['floor']} ({words}), desired {item['desiredReplicas']} replicas")
     say("waiting until Prometheus has scraped the recommendations …")
     wait_until(lambda: bool(query(url, "forecaster_recommended_replicas")), "the scrape of our own metrics")
     print(
