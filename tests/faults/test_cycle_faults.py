@@ -42,6 +42,8 @@ from tests.fake_prometheus import Asked, FakePrometheus, Reply, grid, matrix, ve
 from tests.fakes import Curve, FakeSource, constant, daily
 from tests.source import source_of
 
+pytestmark = pytest.mark.slow  # a minute and a half of simulated hours
+
 NOW = datetime(2026, 3, 4, 12, 0, 7, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 LEAST, MOST = 2, 60

@@ -59,6 +59,7 @@ def noise(steps: int, rows: int = 3, seed: int = 0) -> FloatArray:
     return 100 + np.random.default_rng(seed).standard_normal((rows, steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.5, 1.0, 2.0], ids=["too narrow", "right", "too wide"])
 def test_coverage_becomes_what_the_levels_say(spread: float) -> None:
     samples = noise(2600)
@@ -70,6 +71,7 @@ def test_coverage_becomes_what_the_levels_say(spread: float) -> None:
         assert inside.mean() == pytest.approx(nominal, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_peak_becomes_true_as_well() -> None:
     samples = noise(2600)
     _, _, peaks = run(samples, 0.5)

@@ -219,6 +219,7 @@ def test_it_cannot_be_changed(load: Load) -> None:
         load("").step = timedelta(minutes=2)
 
 
+@pytest.mark.slow
 def test_ten_thousand_workloads_load_in_seconds(load: Load) -> None:
     entry = (
         '  - name: app-{n}\n    load: sum(rate(http_requests_total{{app="app-{n}"}}[1m]))\n    scale:\n'

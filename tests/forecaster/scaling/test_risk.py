@@ -128,6 +128,7 @@ def test_a_workload_that_joins_begins_at_its_own_dial_and_the_others_go_on() -> 
     assert set(joined.arrays) == set(blank())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "lead"), [(0.01, 180.0), pytest.param(0.05, 600.0, marks=pytest.mark.slow)])
 def test_what_is_asked_is_what_is_measured_though_the_quantiles_are_wrong(asked: float, lead: float) -> None:
     rng, rows, tick, days = np.random.default_rng(7), 16, 60, 9  # two days to find its level
