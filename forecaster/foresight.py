@@ -29,7 +29,7 @@ from forecaster.domain import (
 )
 from forecaster.ports import Forecaster, Forgetful
 from forecaster.reasons import Reason, ReasonCode
-from forecaster.rows import Arrays, Rows
+from forecaster.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +107,9 @@ class Foresight:
         """Forgets what was learned of some rows (row,): their unit has changed."""
         if not rows.any():
             return
-        self.calibration = _cleared(self.calibration, rows, calibration.blank(("",), self.layout).arrays)
-        self.skill = _cleared(self.skill, rows, skill.blank(("",), self.chain).arrays)
-        self.memory = _cleared(self.memory, rows, reanchor.blank())
+        self.calibration = self.calibration.cleared(rows, calibration.blank(("",), self.layout).arrays)
+        self.skill = self.skill.cleared(rows, skill.blank(("",), self.chain).arrays)
+        self.memory = self.memory.cleared(rows, reanchor.blank())
         series = {self._series[row] for row in np.flatnonzero(rows).tolist()}
         for forecaster in self._chain_of:
             if isinstance(forecaster, Forgetful):
@@ -338,13 +338,6 @@ def sound(forecast: Forecast, context: Context) -> Forecast:
         return forecast
     reason = Reason(ReasonCode.MODEL_UNAVAILABLE, "the model gave numbers that cannot be")
     return without(forecast, tuple(reason if wrong else None for wrong in bad.tolist()))
-
-
-def _cleared(state: Rows, rows: BoolArray, blank: Arrays) -> Rows:
-    arrays = {name: array.copy() for name, array in state.arrays.items()}
-    for name, row in blank.items():
-        arrays[name][rows] = row
-    return Rows(state.keys, arrays)
 
 
 def _mark(version: str) -> int:

@@ -44,6 +44,13 @@ class Rows:
             arrays[name] = fresh
         return Rows(keys, arrays)
 
+    def cleared(self, rows: NDArray[np.bool_], blank: Mapping[str, NDArray[np.generic]]) -> Rows:
+        """The same state with `rows` (row,) blank again."""
+        arrays = {name: array.copy() for name, array in self.arrays.items()}
+        for name, row in blank.items():
+            arrays[name][rows] = row
+        return Rows(self.keys, arrays)
+
 
 def _fits(array: NDArray[np.generic] | None, row: NDArray[np.generic]) -> bool:
     return array is not None and array.shape[1:] == row.shape[1:] and array.dtype == row.dtype

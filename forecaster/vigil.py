@@ -94,17 +94,12 @@ class Vigil:
         )
         self.faults = faults
         found = follow.follow(self._anomalies, seen, self.per_week, self._step)
-        self.followed = follow.begun_anew(found, self.new_regime(), head)
+        begun = self.new_regime()
+        self.followed = follow.begun_anew(found, begun, head)
         self._anomalies = self.followed.state
-        if self.new_regime().any():
-            self._forget_frozen(self.new_regime())
+        if begun.any():  # what was forecast of these rows was in another unit: it judges nothing that comes
+            self._frozen = self._frozen.cleared(begun, self._blank())
         self._exclude(head, self.followed.exclude & ~masked)
-
-    def _forget_frozen(self, rows: BoolArray) -> None:
-        """What was forecast of these rows (row,) was in another unit: it judges nothing that comes."""
-        arrays = {name: array.copy() for name, array in self._frozen.arrays.items()}
-        arrays["near"][rows], arrays["far"][rows] = np.nan, np.nan
-        self._frozen = Rows(self.keys, arrays)
 
     def open_incidents(self) -> tuple[Incident, ...]:
         """Also right after a restart, before the first step."""

@@ -152,9 +152,6 @@ def begun_anew(found: Followed, rows: BoolArray, now: int) -> Followed:
     if not rows.any():
         return found
     state = found.state
-    arrays = {name: array.copy() for name, array in state.rows.arrays.items()}
-    for name, row in blank().items():
-        arrays[name][rows] = row
     fresh = {state.rows.keys[row] for row in np.flatnonzero(rows).tolist()}
     gone = tuple(
         replace(one, closed_at=datetime.fromtimestamp(now, UTC), sentence=f"{one.sentence}; accepted as the new regime")
@@ -164,7 +161,7 @@ def begun_anew(found: Followed, rows: BoolArray, now: int) -> Followed:
     still = {key: one for key, one in state.open.items() if key not in fresh}
     return replace(
         found,
-        state=AnomalyState(Rows(state.rows.keys, arrays), still, state.faults),
+        state=AnomalyState(state.rows.cleared(rows, blank()), still, state.faults),
         closed=(*found.closed, *gone),
         open=(*still.values(), *state.faults.values()),
         exclude=found.exclude & ~rows,
