@@ -68,6 +68,7 @@ class Edges:
     source: MetricSource | None = None
     watched: Callable[[], int] = lambda: 0  # entries in the configuration
     role: str = "all"  # all | loop | api
+    demo: Callable[[], bytes | None] | None = None  # what the demo shows; None: it has not begun
     tokens: auth.Tokens | None = None
     allowed_hosts: Iterable[str] | None = ("localhost", "127.0.0.1", "[::1]")
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -237,6 +238,19 @@ def _reading_routes(app: FastAPI, edges: Edges) -> None:
         await _refreshed(edges)
         found = newest_first(dict(edges.store.incidents))[:MOST_RECENT_INCIDENTS]
         return _page([incident_json(one) for one in found if not workload or one.workload == workload], limit, next)
+
+    @app.get(
+        "/api/v1/demo",
+        summary="Both futures of `forecaster demo`; nothing else has them.",
+        **_answers(schemas.DemoOut, 503),
+    )
+    async def demo() -> Response:
+        if edges.demo is None:
+            raise Problem(404, "not-found", "this is not the demo: `forecaster demo` starts one")
+        body = edges.demo()
+        if body is None:
+            raise Problem(503, "starting", "the demo has not begun yet", {"Retry-After": "1"})
+        return _ready(body, {"Cache-Control": "no-store"})
 
     @app.get("/api/v1/events", summary="Deploys, holidays, marked outages.", **_answers(schemas.EventsOut))
     async def events(limit: Limit = 100, next: Next = "") -> Response:
