@@ -1,8 +1,8 @@
 """`forecaster demo`: the real cycle on a simulated cluster, faster than real time.
 
-Here are the parts and their order. The cycle, the loop's publication, the store, the REST application and the actuator's
-decisions are those of the service; the metric source, the HPAs and the clock are simulated. All times that the parts
-see are simulated ones.
+Here are the parts and their order. The cycle, the loop's publication, the store, the REST application and the
+actuator's decisions are those of the service; the metric source, the HPAs and the clock are simulated. All times that
+the parts see are simulated ones.
 """
 
 from __future__ import annotations

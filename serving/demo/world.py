@@ -6,10 +6,11 @@ is what the actuator wrote. They part at the demo's begin; before it, both are t
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -23,6 +24,7 @@ PRELUDE = 6 * HOUR  # both futures are simulated before the begin, so that there
 PAST_STARTS = 40  # pods of each service that kube-state-metrics remembers
 SHOWN = 360  # points of a series, one a minute
 TICKS_PER_POINT = 4
+_CATALOG = NAMES.index(CATALOG)
 BLOCK = 240  # ticks of traffic that are made at a time
 
 
@@ -72,27 +74,26 @@ class World:
     def at_start(cls, seed: int, history_days: int) -> World:
         """At START: with a past as it would have been scraped, and six hours of both futures behind it."""
         traffic = Traffic(seed)
-        began = START - history_days * DAY
-        past = np.arange(began, START - PRELUDE, TICK, dtype=np.int64)
-        load = traffic.load(past)
-        # Nobody simulated the clusters of those weeks: all that was asked for was served.
-        planned = np.maximum(np.ceil(load[NAMES.index(CATALOG)] / (0.7 * SERVICES[NAMES.index(CATALOG)].capacity)), 3)
-        memory = traffic.memory_per_pod(past) * planned
-        tape = Tape(began, np.vstack([load * traffic.scraped(past), memory]))
-        first = load[:, -1]
-        services = [one.simulated for one in SERVICES]
-        futures = []
-        for _ in range(2):  # the same seed: the same luck
-            simulation = Simulation(services, first, seed=seed, compiled=False)
-            futures.append(Future(simulation, simulation.totals, simulation.step(first)))
+        times = np.arange(START - history_days * DAY, START, TICK, dtype=np.int64)
+        load, scraped = traffic.load(times), traffic.scraped(times)
+        since = len(times) - PRELUDE // TICK
+        simulation = Simulation([one.simulated for one in SERVICES], load[:, since], seed=seed, compiled=False)
+        lived = simulation.run(load[:, since:], None, TICK, trace=True)
+        assert lived is not None
+        # Nobody simulated the cluster of the weeks before: all that was asked for was served.
+        served = np.hstack([load[:, :since], lived.served / TICK])
+        pods = np.full(len(times), lived.ready[_CATALOG, 0])
+        pods[since:] = lived.ready[_CATALOG]
+        tape = Tape(int(times[0]), np.vstack([served * scraped, traffic.memory_per_pod(times) * pods]))
+        alone = Future(simulation, simulation.totals, _column(lived, -1))
+        helped = Future(copy.deepcopy(simulation), alone.before, alone.last)  # the same luck from here on, too
         hpas = {one.name: HpaNow(one.min_replicas, one.max_replicas, 0, 0, math.nan) for one in SERVICES}
-        source = DemoSource(tape, hpas, _past_starts(seed))
-        world = cls(traffic, START - PRELUDE, futures[0], futures[1], source)
-        own = {one.name: one.min_replicas for one in SERVICES}
-        while world.now < START:
-            world.advance(own)
-        for future in futures:
-            future.before = future.simulation.totals
+        world = cls(traffic, START, alone, helped, DemoSource(tape, hpas, _past_starts(seed)))
+        own = np.array([one.min_replicas for one in SERVICES], dtype=np.int64)
+        for place in range(lived.ready.shape[1]):
+            last = _column(lived, place)
+            world._show(int(times[since + place]) + TICK, load[:, since + place], (last, last), own)
+        world._tell(own, scraped[:, -1])
         return world
 
     def advance(self, floors: Mapping[str, int]) -> None:
@@ -102,15 +103,11 @@ class World:
         self.alone.last = self.alone.simulation.step(load)
         self.helped.last = self.helped.simulation.step(load, low)
         self.now += TICK
-        self._scrape(low, scraped, memory)
-        self._minute.append((load, self.alone.last.ready[:, 0], self.helped.last.ready[:, 0]))
-        if len(self._minute) == TICKS_PER_POINT:
-            loads, alone, helped = (np.array(column) for column in zip(*self._minute, strict=True))
-            replicas = self.alone.last.replicas[:, 0], self.helped.last.replicas[:, 0]
-            self.points.append(
-                Point(self.now, loads.mean(axis=0), (alone.min(axis=0), helped.min(axis=0)), replicas, low)
-            )
-            self._minute = []
+        # What is served shows, not what is asked for; a target that does not answer takes its share with it.
+        served = self.helped.last.served[:, 0] / TICK * scraped
+        self.source.tape.append(np.append(served, memory * self.helped.last.ready[_CATALOG, 0]))
+        self._tell(low, scraped)
+        self._show(self.now, load, (self.alone.last, self.helped.last), low)
 
     def _traffic(self) -> tuple[FloatArray, FloatArray, float]:
         """(offered load, share of targets that answer, bytes of a catalog pod) of the tick that begins now."""
@@ -121,16 +118,29 @@ class World:
             self._memory, self._block_at, place = self.traffic.memory_per_pod(times), self.now, 0
         return self._block[:, place], self._scraped[:, place], float(self._memory[place])
 
-    def _scrape(self, low: IntArray, scraped: FloatArray, memory: float) -> None:
-        """What is served shows, not what is asked for; a target that does not answer takes its share with it."""
+    def _tell(self, low: IntArray, scraped: FloatArray) -> None:
+        """What kube-state-metrics says now, of the second future."""
         last = self.helped.last
-        served = last.served[:, 0] / TICK * scraped
-        ready = last.ready[:, 0]
-        self.source.tape.append(np.append(served, memory * ready[NAMES.index(CATALOG)]))
         for row, name in enumerate(NAMES):
-            one = self.source.hpas[name]
-            one.min_replicas, one.replicas, one.ready = int(low[row]), int(last.replicas[row, 0]), int(ready[row])
-            one.series = float(np.ceil(ready[row] * scraped[row]))
+            one, ready = self.source.hpas[name], int(last.ready[row, 0])
+            one.min_replicas, one.replicas, one.ready = int(low[row]), int(last.replicas[row, 0]), ready
+            one.series = float(np.ceil(ready * scraped[row]))
+
+    def _show(self, time: int, load: FloatArray, last: tuple[Ticks, Ticks], low: IntArray) -> None:
+        """A tick that ended at `time`, for the page."""
+        self._minute.append((load, last[0].ready[:, 0], last[1].ready[:, 0]))
+        if len(self._minute) < TICKS_PER_POINT:
+            return
+        loads, alone, helped = (np.array(column) for column in zip(*self._minute, strict=True))
+        ready = alone.min(axis=0), helped.min(axis=0)
+        replicas = last[0].replicas[:, 0], last[1].replicas[:, 0]
+        self.points.append(Point(time, loads.mean(axis=0), ready, replicas, low))
+        self._minute = []
+
+
+def _column(ticks: Ticks, place: int) -> Ticks:
+    """One tick of many."""
+    return Ticks(*(getattr(ticks, one.name)[:, place, None] for one in fields(Ticks)))
 
 
 def _past_starts(seed: int) -> list[PodStart]:
