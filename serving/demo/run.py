@@ -15,7 +15,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,7 +28,7 @@ from serving import auth, server
 from serving.demo import page
 from serving.demo.hpas import SimulatedHpas
 from serving.demo.services import CATALOG, MEMORY_LIMIT_QUERY, MEMORY_QUERY, NAMESPACE, SERVICES
-from serving.demo.traffic import START, TICK, Happening
+from serving.demo.traffic import START, TICK, Happening, Traffic
 from serving.demo.world import World
 from serving.health import Health
 from serving.loop import Board, Clocks, Loop
@@ -80,9 +81,9 @@ def specs() -> list[WorkloadSpec]:
 class Demo:
     """The simulated cluster with the product on it. `tick` in one thread, `page` in any."""
 
-    def __init__(self, seed: int, speed: float | None = None, history_days: int = HISTORY_DAYS) -> None:
+    def __init__(self, traffic: Traffic, speed: float | None = None, history_days: int = HISTORY_DAYS) -> None:
         self.speed = speed
-        self.world = World.at_start(seed, history_days)
+        self.world = World.at_start(traffic, history_days)
         self.hpas = SimulatedHpas.of_services()
         self.board, self.store = Board(), Store("sqlite://")
         self.health = Health(started_at=START, degraded=lambda: self.store.degraded)
@@ -107,7 +108,8 @@ class Demo:
         self._lock = threading.Lock()  # the world, between a tick and a page
         self._floors = self._next = dict(self.hpas.floors)
         self._page: tuple[int, bytes] | None = None
-        self.seconds: dict[str, list[float]] = {"interval": [], "step": []}  # real ones that cycles took
+        # real seconds that the newest cycles took
+        self.seconds: dict[str, deque[float]] = {one: deque(maxlen=10_000) for one in ("interval", "step")}
 
     def wall(self) -> datetime:
         return datetime.fromtimestamp(self.world.now, UTC)
@@ -214,7 +216,7 @@ def headless(asked: Asked, progress: Callable[[float], None] = lambda share: Non
     if asked.duration is None and asked.simulate is None:
         asked = Asked(asked.seed, asked.speed, HEADLESS)
     began = time.monotonic()
-    demo = Demo(asked.seed, asked.speed)
+    demo = Demo(Traffic(asked.seed), asked.speed)
     try:
         demo.begin()
         play(demo, asked, threading.Event(), progress=progress)
@@ -244,7 +246,7 @@ def report(demo: Demo, asked: Asked, wall_seconds: float) -> dict[str, Any]:
     }
 
 
-def _median(seconds: list[float]) -> float | None:
+def _median(seconds: Collection[float]) -> float | None:
     return round(1_000.0 * sorted(seconds)[len(seconds) // 2], 3) if seconds else None
 
 
@@ -315,7 +317,7 @@ async def _answer(running: _Running, listening: socket.socket, url: str) -> None
     from serving import api
 
     asked = running.asked
-    demo = Demo(asked.seed, asked.speed or SPEED)
+    demo = Demo(Traffic(asked.seed), asked.speed or SPEED)
     running.demo = demo
     hosts = None if asked.insecure_no_auth else ("localhost", "127.0.0.1", "[::1]", asked.host, f"[{asked.host}]")
     app = api.build(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from forecaster.domain import FloatArray, IntArray, Samples
 from serving.demo.services import CATALOG, MEMORY_LIMIT_QUERY, MEMORY_QUERY, NAMESPACE, SERVICES
-from serving.demo.traffic import POD_LIMIT_BYTES, TICK
+from serving.demo.traffic import DAY, POD_LIMIT_BYTES, TICK
 
 PER_MINUTE = 60 // TICK
 _MEAN = re.compile(r"avg_over_time\(\((?P<inner>.*)\)\[(?P<range>\d+)s:(?P<step>\d+)s\]\)", re.DOTALL)
@@ -33,6 +33,7 @@ class Tape:
         """`past` (row, tick): what is known of the ticks from `start` on."""
         self.start, self.count = start, past.shape[1]
         self._values: NDArray[np.float64] = np.array(past, dtype=np.float64)
+        self._length = past.shape[1]
 
     @property
     def end(self) -> int:
@@ -41,10 +42,17 @@ class Tape:
 
     def append(self, column: FloatArray) -> None:
         if self.count == self._values.shape[1]:
-            room = np.full((len(self._values), max(1_024, self.count // 4)), np.nan)
-            self._values = np.concatenate([self._values, room], axis=1)
+            self._wind_on()
         self._values[:, self.count] = column
         self.count += 1
+
+    def _wind_on(self) -> None:
+        """Room for another day; what is older than the tape was long at first, is cut off."""
+        kept = self._values[:, max(0, self.count - self._length) :]
+        self.start += (self.count - kept.shape[1]) * TICK
+        self.count = kept.shape[1]
+        self._values = np.full((len(kept), self.count + DAY // TICK), np.nan)
+        self._values[:, : self.count] = kept
 
     def minutes(self, row: int, times: IntArray) -> FloatArray:
         """(time,) mean of the minute that ends at each time; NaN for the future, and with fewer than two scrapes."""

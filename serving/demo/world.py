@@ -71,9 +71,9 @@ class World:
     _memory: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
-    def at_start(cls, seed: int, history_days: int) -> World:
+    def at_start(cls, traffic: Traffic, history_days: int) -> World:
         """At START: with a past as it would have been scraped, and six hours of both futures behind it."""
-        traffic = Traffic(seed)
+        seed = traffic.seed
         times = np.arange(START - history_days * DAY, START, TICK, dtype=np.int64)
         load, scraped = traffic.load(times), traffic.scraped(times)
         since = len(times) - PRELUDE // TICK
