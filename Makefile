@@ -1,13 +1,14 @@
 # Two commands need no preparation on a fresh machine with Python 3.11 and git:
-#   make quickstart   the main job: a real Prometheus with two weeks of history, `forecaster check`, `forecaster serve`
+#   make demo         the whole product on a simulated cluster, on http://127.0.0.1:8080
 #   make test         everything that CI runs
+# A third shows the main job: make quickstart, with a real Prometheus, `forecaster check` and `forecaster serve`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := serve,torch,onnx,registry,train,postgres,plot,dev
 STAMP := $(VENV)/.installed
 
-.PHONY: setup debian quickstart check test format lock docs benchmark clean
+.PHONY: setup debian demo quickstart check test format lock docs benchmark clean
 
 setup: $(STAMP)
 
@@ -21,6 +22,9 @@ $(STAMP): pyproject.toml constraints/lock.txt constraints/cpu.txt
 # Prometheus (Debian's package) for the quick start and the tests; does nothing where it is already there.
 debian:
 	sh tools/debian-packages.sh prometheus
+
+demo: setup
+	$(BIN)/forecaster demo $(ARGS)
 
 quickstart: setup debian
 	$(BIN)/python tools/quickstart.py $(ARGS)

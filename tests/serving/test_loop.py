@@ -267,6 +267,7 @@ def test_a_waiting_caller_is_let_go_at_the_end() -> None:
 @pytest.mark.parametrize("keeps_state", [True, False], ids=["a service", "a demo"])
 def test_only_a_loop_that_keeps_state_stores_it(keeps_state: bool) -> None:
     store, time, cycle = Store("sqlite://"), Time(), FakeCycle()
+    cycle.history.chunks = [FakeChunk("fine/0", int(NOW.timestamp()), b"one")]
     loop, board, _ = loop_of(cycle, time, store, keeps_state=keeps_state)
     for _ in range(6):
         loop.tick()
