@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -178,7 +179,7 @@ def test_the_walk_back_is_by_steps_and_ends_with_a_restore() -> None:
         state, now = verdict.after, now + 1.0
     assert floors[0][0] == 1000.0
     assert [floor for _, floor in floors] == [10, 8, 7, 6, 5, 4, 3]
-    assert {later[0] - earlier[0] for earlier, later in zip(floors, floors[1:], strict=False)} == {60.0}
+    assert {later[0] - earlier[0] for earlier, later in itertools.pairwise(floors)} == {60.0}
 
 
 def test_nothing_moves_while_what_was_written_still_counts() -> None:
