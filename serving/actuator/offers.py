@@ -158,6 +158,9 @@ def _offer(item: Any, now: datetime, arrived: float, anew: str | None) -> tuple[
     floor = item.get("floor")
     if floor is not None and (isinstance(floor, bool) or not isinstance(floor, int) or not 0 < floor <= MOST_REPLICAS):
         raise ValueError(f"floor {floor!r} is not a number of replicas")
+    mode = item["mode"]
+    if not isinstance(mode, str):
+        raise ValueError(f"mode {mode!r} is not a mode")
     validity = item["validForSeconds"]
     if isinstance(validity, bool) or not isinstance(validity, int | float):
         raise ValueError(f"validForSeconds {validity!r} is not a number")
@@ -174,7 +177,7 @@ def _offer(item: Any, now: datetime, arrived: float, anew: str | None) -> tuple[
         hpa=hpa,
         hpa_uid=uid,
         floor=floor,
-        mode=str(item["mode"]),
+        mode=mode,
         expires_at=arrived + float(validity) - age,
         paused="paused" in codes,
         words=_words(item),

@@ -133,9 +133,11 @@ class Actuator:
         self.hpas: dict[str, Hpa] = {}
         self.states: dict[str, HpaState] = {}
         self.offers: Mapping[str, Offer] = {}
+        self.malformed: Mapping[str, str] = {}  # "namespace/hpa", or the place in the answer -> what is wrong
         self.failing: dict[str, Failing] = {}
         self.served_at = -math.inf  # monotonic seconds of the last answer of the service
         self.ticked_at = monotonic()
+        self.turns = 0  # of `step`
         self.skew_seconds = 0.0
         self.trouble: dict[str, str] = {}  # what does not answer -> the words
         self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -246,12 +248,6 @@ class Actuator:
         for where, why in answer.malformed.items():
             self.counts.malformed += 1
             self._said_trouble(f"recommendation {where}", why)
-            if where in self.hpas:
-                said = Said(Code.MALFORMED, f"the recommendation is malformed: {why}")
-                self._teller.standing_now(self.hpas[where], (said,), "service")
-        for key in self.offers.keys() | answer.offers.keys():
-            if key not in answer.malformed and key in self.hpas:
-                self._teller.standing_now(self.hpas[key], (), "service")
         for what in [one for one in self.trouble if one.startswith("recommendation ")]:
             if what.removeprefix("recommendation ") not in answer.malformed:
                 self._well_again(what)
@@ -259,8 +255,8 @@ class Actuator:
             before = self.offers.get(key)
             if before is None or before.floor != offer.floor:
                 self._wanted_at[key] = now
-        self._dirty.update(answer.offers.keys(), self.offers.keys())
-        self.offers = answer.offers
+        self._dirty.update(answer.offers, self.offers, answer.malformed, self.malformed)
+        self.offers, self.malformed = answer.offers, answer.malformed
 
     def _on_done(self, done: Done) -> None:
         self._busy.discard(done.key)
@@ -329,6 +325,7 @@ class Actuator:
     def step(self) -> None:
         """Decides what is due, and hands writes to the workers as far as the limits allow."""
         now = self.ticked_at = self._monotonic()
+        self.turns += 1
         if not self.ready or not self._begun(now):
             return
         if now - self._swept_at >= TICK_SECONDS:
@@ -391,7 +388,10 @@ class Actuator:
         for said in verdict.said:
             if said.code in _NOTICED:
                 self._teller.once(hpa, said)
-        self._teller.standing_now(hpa, tuple(one for one in verdict.said if one.code not in _HAPPENED), "decision")
+        standing = [one for one in verdict.said if one.code not in _HAPPENED]
+        if key in self.malformed:
+            standing.append(Said(Code.MALFORMED, f"the recommendation is malformed: {self.malformed[key]}"))
+        self._teller.standing_now(hpa, tuple(standing), "decision")
         if verdict.state.aside != state.aside and self.settings.apply and self._may_write():
             kept = None if verdict.state.aside is None else Kept(hpa.uid, None, verdict.state.aside)
             self._workers.submit(self._keep_safely, {key: kept})
