@@ -318,7 +318,7 @@ class FakeApiServer:
         self.requests: list[Asked] = []
         self.faults: list[Fault] = []
         self.hangs: list[Hang] = []
-        self.write_hooks: list[tuple[Match, Callable[[Json | None, Json], None]]] = []
+        self.write_hooks: list[tuple[Match, Callable[[Json | None, Json], object]]] = []
         self.watches: list[Watch] = []
         self.lose_bookmarks = False
         self.silent = False  # watches stay open and say nothing
@@ -550,7 +550,7 @@ class FakeApiServer:
         self.hangs.append(hang)
         return hang
 
-    def on_next_write(self, hook: Callable[[Json | None, Json], None], match: Match = "* ") -> None:
+    def on_next_write(self, hook: Callable[[Json | None, Json], object], match: Match = "* ") -> None:
         """`hook(old, new)` runs once, between the reading and the storing of the next write over HTTP that matches.
 
         What it writes itself (by `patch_as` and the like) comes in between: the race is lost, or tried again on the
