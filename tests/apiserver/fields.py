@@ -37,7 +37,7 @@ STRIPPED: Paths = frozenset(
 
 @dataclass(frozen=True)
 class Shape:
-    """What the server knows of a value: `scalar` (with its Go type), `atomic`, `struct`, `map`, `set` or `list` by key."""
+    """What is known of a value: `scalar` (with its Go type), `atomic`, `struct`, `map`, `set` or `list` by key."""
 
     kind: str
     type: str = ""  # of a scalar: string, int32, time, microtime, any
@@ -112,7 +112,7 @@ def children(shape: Shape, value: Any) -> Iterator[tuple[str, Any, Shape]]:
 
 
 def leaves(shape: Shape, value: Any, path: Path = ()) -> Iterator[Path]:
-    """The paths that an applied object claims: its leaves, an empty container as itself, and the items of keyed lists."""
+    """The paths that an applied object claims: its leaves, empty containers, and the items of keyed lists."""
     empty = True
     for key, part, part_shape in children(shape, value):
         empty = False

@@ -337,7 +337,7 @@ def metric_problems(field: str, metric: Json) -> list[Problem]:
     if metric.get("type") not in METRIC_TYPES:
         words = ", ".join(json.dumps(name) for name in METRIC_TYPES)
         text = f"Unsupported value: {json.dumps(metric.get('type', ''))}: supported values: {words}"
-        found.append(Problem("FieldValueNotSupported", f"{field}.type", text))
+        found.append(Problem("FieldValueNotSupported", f"{field}.type", text, times=2))
     if (resource := metric.get("resource")) is not None:
         if not resource.get("name"):
             found.append(required(f"{field}.resource.name", "must specify a resource name"))

@@ -318,7 +318,7 @@ class FakeApiServer:
         self.requests: list[Asked] = []
         self.faults: list[Fault] = []
         self.hangs: list[Hang] = []
-        self.write_hooks: list[tuple[Match, Callable[[Json | None, Json], None]]] = []
+        self.write_hooks: list[tuple[Match, Callable[[Json | None, Json], object]]] = []
         self.watches: list[Watch] = []
         self.lose_bookmarks = False
         self.silent = False  # watches stay open and say nothing
@@ -353,6 +353,7 @@ class FakeApiServer:
     def stop(self) -> None:
         """Ends watches with a final chunk, then refuses connections."""
         self.end_watches("clean")
+        self.wait_for(lambda: not self.watches)
         self.down(reset=False)
 
     def kill(self) -> None:
@@ -549,7 +550,7 @@ class FakeApiServer:
         self.hangs.append(hang)
         return hang
 
-    def on_next_write(self, hook: Callable[[Json | None, Json], None], match: Match = "* ") -> None:
+    def on_next_write(self, hook: Callable[[Json | None, Json], object], match: Match = "* ") -> None:
         """`hook(old, new)` runs once, between the reading and the storing of the next write over HTTP that matches.
 
         What it writes itself (by `patch_as` and the like) comes in between: the race is lost, or tried again on the
@@ -733,7 +734,7 @@ class FakeApiServer:
             role = f'ClusterRoleBinding "{asked.user}" of ClusterRole "{asked.user}" to User "{asked.user}"'
             status["reason"] = f"RBAC: allowed by {role}"
         manager = fields.owner(manager_of(asked), "Update", REVIEW.version("v1"))
-        spec = {"metadata": {}, "spec": {}}
+        spec: Json = {"metadata": {}, "spec": {}}
         compare = fields.compare(REVIEW.shapes["v1"], spec, {"metadata": {}, "spec": body.get("spec") or {}})
         managers = {manager: fields.Entry(compare.changed, REVIEW.version("v1"), now())}
         metadata = {"managedFields": fields.write_managers(managers)}
@@ -872,15 +873,14 @@ class FakeApiServer:
                     if not self.silent:
                         for change in self.since(kind, seen):
                             seen = change.version
-                            if event := seen_as(change, target.namespace, chosen):
-                                events.append(
-                                    {"type": event, "object": shown(kind, change.object, target.version, accept)}
-                                )
+                            if seen_event := seen_as(change, target.namespace, chosen):
+                                word, body = seen_event
+                                events.append({"type": word, "object": shown(kind, body, target.version, accept)})
                         if watch.bookmark_now or (watch.bookmarks and time.monotonic() >= next_bookmark):
                             watch.bookmark_now = False
                             later = time.monotonic() + self.bookmark_seconds
                             next_bookmark = min(later, last) if last and next_bookmark < last else later
-                            seen = max(seen, store.version) if seen <= store.version else seen
+                            seen = max(seen, store.version)
                             if not self.lose_bookmarks:
                                 events.append(bookmark(kind, target.version, seen, {}))
                     left = ends - time.monotonic()
@@ -910,15 +910,18 @@ class FakeApiServer:
         return found[::-1]
 
 
-def seen_as(change: Change, namespace: str, chosen: Callable[[Json], bool]) -> str:
-    """The type of an event for one watch; "" where it sees none. Leaving a selector is a deletion."""
+def seen_as(change: Change, namespace: str, chosen: Callable[[Json], bool]) -> tuple[str, Json] | None:
+    """Type and object of an event for one watch. Leaving a selector is a deletion, with the last state inside it."""
     if namespace not in ("", key_of(change.object)[0]):
-        return ""
+        return None
     before = change.before is not None and chosen(change.before)
     after = change.type != "DELETED" and chosen(change.object)
-    if before and after:
-        return "MODIFIED"
-    return "ADDED" if after else "DELETED" if before else ""
+    if after:
+        return ("MODIFIED" if before else "ADDED"), change.object
+    if not before or change.before is None:
+        return None
+    last = change.object if change.type == "DELETED" else change.before
+    return "DELETED", {**last, "metadata": {**last["metadata"], "resourceVersion": str(change.version)}}
 
 
 def verb_of(method: str, target: Target | None, query: Mapping[str, str]) -> str:
