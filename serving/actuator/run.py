@@ -146,6 +146,7 @@ class Actuator:
         self._listed: set[str | None] = set()
         self._dirty: set[str] = set()
         self._busy: set[str] = set()
+        self._short: set[str] = set()  # got less than they wanted, for the limit on replicas added
         self._pending: dict[str, int] = {}  # floors that workers are writing
         self._wanted_at: dict[str, float] = {}
         self._stopped_until = -math.inf  # the API server asked for a pause
@@ -331,6 +332,7 @@ class Actuator:
         if now - self._swept_at >= TICK_SECONDS:
             self._swept_at = now
             self._dirty.update(key for key, state in self.states.items() if state.hold is not None)
+            self._dirty.update(self._short)
             self._dirty.update(key for key, one in self.failing.items() if one.until <= now)
         keys, self._dirty = self._dirty, set()
         verdicts: dict[str, Verdict] = {}
@@ -414,9 +416,11 @@ class Actuator:
         limited = dict(verdicts)
         for one in raises:
             floor = given[one.key]
+            self._short.discard(one.key)
             if floor == one.wanted:
                 self._teller.standing_now(self.hpas[one.key], (), "limit")
                 continue
+            self._short.add(one.key)
             note = f"floor {one.wanted} wanted, {floor} given: {self.settings.most_added} replicas may be added in all"
             verdict = verdicts[one.key]
             self._teller.standing_now(self.hpas[one.key], (Said(Code.LIMIT_REACHED, note),), "limit")

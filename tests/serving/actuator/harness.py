@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from serving.actuator.access import Access, Bearer
 from serving.actuator.keep import Keep
@@ -100,11 +101,11 @@ class FakeService:
         if self.dead:
             handler.connection.close()
             return
-        after = handler.path.partition("after=")[2]
+        after = unquote(handler.path.partition("after=")[2])
         if after:
             with self._changed:
                 known = self._etag
-                if known.strip('W/"') in after:
+                if known == after:
                     self._changed.wait_for(lambda: self._etag != known, 30.0)
         body = self.body if self.body is not None else json.dumps({"items": self.items, "next": None}).encode()
         handler.send_response(self.status)
