@@ -162,6 +162,64 @@ def demo(
 
 
 @app.command()
+def actuate(
+    url: UrlOption = DEFAULT_URL,
+    token_file: TokenOption = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write. Without it: a dry run that says what it would.")
+    ] = False,
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Only HPAs of this namespace; may be repeated.", metavar="NAME")
+    ] = None,
+    kubeconfig: Annotated[
+        Path | None, typer.Option(help="Instead of KUBECONFIG or the pod's service account.", metavar="FILE")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="Context of the kubeconfig.", metavar="NAME")] = None,
+    own_namespace: Annotated[
+        str | None, typer.Option(help="Where our Lease and ConfigMap are; that of the credentials.", metavar="NAME")
+    ] = None,
+    max_added: Annotated[
+        int, typer.Option(help="Replicas that floors may add to users' own minima, over all HPAs.", min=0)
+    ] = 500,
+    max_step_down: Annotated[
+        float, typer.Option(help="Share of a floor taken back a minute once recommendations end.", min=0.01, max=1.0)
+    ] = 0.2,
+    metrics_host: Annotated[str, typer.Option(help="Address of /metrics, /healthz, /readyz.")] = "127.0.0.1",
+    metrics_port: Annotated[int, typer.Option(help="Its port; -1: none.", min=-1, max=65535)] = 9095,
+    restore: Annotated[bool, typer.Option("--restore", help="Give every HPA back, and end. Needs no service.")] = False,
+    if_stale: Annotated[
+        bool, typer.Option("--if-stale", help="With --restore: only if no actuator renews its lease.")
+    ] = False,
+    stale_after: Annotated[str, typer.Option(help="With --if-stale: how long it must be silent.")] = "5m",
+    as_json: Annotated[bool, typer.Option("--json", help="With --restore: machine-readable output.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+) -> None:
+    """The actuator: writes recommended floors to HPAs, and gives them back when recommendations end."""
+    import logging
+
+    from serving.actuator import wiring
+    from serving.actuator.policy import Rules
+    from serving.actuator.run import Settings
+
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    cluster = wiring.Cluster(kubeconfig, context, own_namespace)
+    scopes = tuple(dict.fromkeys(namespace)) if namespace else (None,)
+    if (if_stale or as_json) and not restore:
+        raise InputError("--if-stale and --json go with --restore")
+    if restore:
+        code, text = wiring.restore(
+            cluster, scopes, if_stale, wiring.duration("--stale-after", stale_after), as_json, os.environ
+        )
+        typer.echo(text)
+        raise typer.Exit(code)
+    settings = Settings(apply=apply, rules=Rules(max_step_down=max_step_down), most_added=max_added, scopes=scopes)
+    raise typer.Exit(wiring.actuate(url, token_file, cluster, settings, metrics_host, metrics_port, os.environ))
+
+
+@app.command()
 def check(
     config: ConfigOption = Path("forecaster.yaml"),
     as_json: JsonOption = False,

@@ -1,9 +1,9 @@
 """What the actuator does with one HPA: pure functions of (state, recommendation, HPA, now); nothing here writes.
 
-The rules are those of docs/actuator.md. The floor is written only while a recommendation counts, its mode is `apply`, and
-the HPA says nothing more cautious. `minReplicas` is taken over from a one-shot tool once, by force; never from an owner
-that comes back or would be blocked. When recommendations end, the floor walks back to the user's own value and the field
-is given back exactly. Who sets the field while it is ours has the last word: what stands is then the user's value.
+The rules are those of docs/actuator.md. The floor is written only while a recommendation counts, its mode is `apply`,
+and the HPA says nothing more cautious. `minReplicas` is taken over from a one-shot tool once, by force; never from an
+owner that comes back or would be blocked. When recommendations end, the floor walks back to the user's own value and
+the field is given back exactly. Who sets the field while it is ours has the last word: what stands is the user's.
 
 Times are monotonic seconds of the actuator's own clock; ages of recommendations are measured where they are received
 (serving/actuator/offers.py). The demo runs these same functions against a simulated HPA.
@@ -134,6 +134,7 @@ class Code(StrEnum):
     UID_DIFFERS = "UidDiffers"
     ABSURD_FLOOR = "AbsurdFloor"
     MODE_UNKNOWN = "ModeUnknown"
+    MALFORMED = "Malformed"
     LIMIT_REACHED = "LimitReached"
     FORBIDDEN = "Forbidden"
     WRITE_FAILED = "WriteFailed"
@@ -148,6 +149,7 @@ WARNINGS = frozenset(
         Code.UID_DIFFERS,
         Code.ABSURD_FLOOR,
         Code.MODE_UNKNOWN,
+        Code.MALFORMED,
         Code.LIMIT_REACHED,
         Code.FORBIDDEN,
         Code.WRITE_FAILED,

@@ -1,0 +1,91 @@
+"""HorizontalPodAutoscalers as the API server tells them, made small; managedFields end here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serving.actuator.policy import MANAGER, MODE, OWNERS, USERS_OWN, Hpa, Owner
+
+_KEDA_LABEL = "scaledobject.keda.sh/name"
+
+
+def parse(told: Mapping[str, Any]) -> Hpa:
+    """Raises ValueError, with what is wrong, for what is no HPA."""
+    metadata, spec = told.get("metadata"), told.get("spec")
+    if not isinstance(metadata, dict) or not isinstance(spec, dict):
+        raise ValueError("an object without metadata or spec")
+    namespace, name, uid = (str(metadata.get(key) or "") for key in ("namespace", "name", "uid"))
+    if not namespace or not name or not uid:
+        raise ValueError("an object without namespace, name or uid")
+    status = told.get("status")
+    current = status.get("currentReplicas") if isinstance(status, dict) else None
+    annotations = metadata.get("annotations")
+    if not isinstance(annotations, dict):
+        annotations = {}
+    owners, ours, marked = _ownership(metadata.get("managedFields"))
+    low = spec.get("minReplicas")
+    return Hpa(
+        namespace=namespace,
+        name=name,
+        uid=uid,
+        version=str(metadata.get("resourceVersion") or ""),
+        min_replicas=1 if low is None else _whole(low, "spec.minReplicas", name),
+        max_replicas=_whole(spec.get("maxReplicas"), "spec.maxReplicas", name),
+        owners=owners,
+        ours=ours,
+        marked=marked,
+        users_own=annotations.get(USERS_OWN),
+        former=annotations.get(OWNERS),
+        mode=annotations.get(MODE),
+        deleting=metadata.get("deletionTimestamp") is not None,
+        scaled_object=_scaled_object(metadata),
+        current_replicas=current if isinstance(current, int) else None,
+    )
+
+
+def is_ours(entry: Mapping[str, Any]) -> bool:
+    """An entry of managedFields that our applies made."""
+    return entry.get("manager") == MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource")
+
+
+def holds_minimum(entry: Mapping[str, Any]) -> bool:
+    fields = entry.get("fieldsV1")
+    spec = fields.get("f:spec") if isinstance(fields, dict) else None
+    return isinstance(spec, dict) and "f:minReplicas" in spec
+
+
+def owner_of(entry: Mapping[str, Any]) -> Owner:
+    return Owner(str(entry.get("manager")), str(entry.get("operation")), str(entry.get("apiVersion")))
+
+
+def _ownership(entries: Any) -> tuple[tuple[Owner, ...], bool, bool]:
+    """(owners of spec.minReplicas without us, whether we own it, whether we own anything)."""
+    owners: list[Owner] = []
+    ours = marked = False
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict):
+            continue
+        mine = is_ours(entry)
+        marked |= mine
+        if holds_minimum(entry):
+            if mine:
+                ours = True
+            else:
+                owners.append(owner_of(entry))
+    return tuple(owners), ours, marked
+
+
+def _scaled_object(metadata: Mapping[str, Any]) -> str | None:
+    for one in metadata.get("ownerReferences") or []:
+        if isinstance(one, dict) and one.get("kind") == "ScaledObject":
+            return str(one.get("name"))
+    labels = metadata.get("labels")
+    found = labels.get(_KEDA_LABEL) if isinstance(labels, dict) else None
+    return None if found is None else str(found)
+
+
+def _whole(value: Any, what: str, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name}: {what} is {value!r}, not a whole number")
+    return value

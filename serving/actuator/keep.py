@@ -1,0 +1,95 @@
+"""The actuator's own memory of users' values: one ConfigMap, an entry an HPA.
+
+It is written before a field is taken over. Whoever replaces an HPA whole (KEDA, `kubectl replace`) wipes annotations;
+this stays. The right to `get` and `patch` it is enough: it must exist, and its manifest says so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from serving.actuator.kube import Kube
+from serving.actuator.policy import Hold, read_owners, read_users_own, write_owners
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is remembered of one HPA over restarts."""
+
+    uid: str
+    hold: Hold | None
+    aside: str | None = None
+
+
+class Keep:
+    """The ConfigMap, and what it holds as far as we know. Safe to use from several threads."""
+
+    def __init__(self, kube: Kube, namespace: str, name: str) -> None:
+        self.namespace, self.name = namespace, name
+        self.entries: dict[str, Kept] = {}  # "namespace/hpa" ->
+        self.damaged: list[str] = []  # entries that could not be understood
+        self._kube = kube
+        self._lock = threading.Lock()
+
+    def load(self) -> None:
+        """Raises KubeError."""
+        told = self._kube.get_config_map(self.namespace, self.name).get("data")
+        self.entries, self.damaged = {}, []
+        for name, text in (told if isinstance(told, dict) else {}).items():
+            kept = read(str(text))
+            if kept is None or name.count("_") != 1:
+                self.damaged.append(str(name))
+            else:
+                self.entries[name.replace("_", "/")] = kept
+
+    def hold_of(self, key: str, uid: str) -> Hold | None:
+        kept = self.entries.get(key)
+        return kept.hold if kept is not None and kept.uid == uid else None
+
+    def aside_of(self, key: str, uid: str) -> str | None:
+        kept = self.entries.get(key)
+        return kept.aside if kept is not None and kept.uid == uid else None
+
+    def write(self, changes: Mapping[str, Kept | None]) -> None:
+        """Adds, replaces, or (None) removes entries. Raises KubeError; then nothing has changed here."""
+        with self._lock:
+            wanted = {key: kept for key, kept in changes.items() if self.entries.get(key) != kept}
+            if not wanted:
+                return
+            data = {key.replace("/", "_"): None if kept is None else write(kept) for key, kept in wanted.items()}
+            self._kube.merge_config_map(self.namespace, self.name, data)
+            for key, kept in wanted.items():
+                if kept is None:
+                    self.entries.pop(key, None)
+                else:
+                    self.entries[key] = kept
+
+
+def write(kept: Kept) -> str:
+    told: dict[str, Any] = {"uid": kept.uid}
+    if kept.hold is not None:
+        told |= {"userMinReplicas": kept.hold.users_own, "owners": write_owners(kept.hold.former)}
+    if kept.aside is not None:
+        told["aside"] = kept.aside
+    return msgspec.json.encode(told).decode()
+
+
+def read(text: str) -> Kept | None:
+    """What `write` wrote; None where it is something else."""
+    try:
+        told = msgspec.json.decode(text)
+        hold = None
+        if "userMinReplicas" in told:
+            own, former = read_users_own(str(told["userMinReplicas"])), read_owners(told["owners"])
+            if own is None or former is None:
+                return None
+            hold = Hold(own, former)
+        aside = told.get("aside")
+        return Kept(str(told["uid"]), hold, None if aside is None else str(aside))
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,153 @@
+"""`forecaster actuate --restore`: gives every HPA back, without the service and without a running actuator.
+
+With --if-stale only when nobody renews the lease any more: a job on a schedule, for an actuator that is dead for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from forecaster.errors import ClusterError
+from serving.actuator import hpas, leader, writes
+from serving.actuator.keep import Keep
+from serving.actuator.kube import Json, Kind, Kube, KubeError
+from serving.actuator.leader import LEASE_SECONDS, RETRY_SECONDS, Leadership
+from serving.actuator.policy import Hpa, LetGo, Restore, recognise
+
+ATTEMPTS = 5
+DELETED = "deleted in the meantime"
+_log = logging.getLogger("forecaster.actuator")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """One HPA that was ours, and what became of it."""
+
+    key: str
+    before: int  # minReplicas
+    after: int
+    error: str = ""
+
+
+def alive(
+    kube: Kube,
+    namespace: str,
+    name: str,
+    stale_after: timedelta,
+    sleep: Callable[[float], None] = time.sleep,
+    wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> bool:
+    """Whether an actuator renews the lease, or did so a short time ago. Raises KubeError.
+
+    Watched for a little longer than the lease lasts: two clocks need not agree for that. `stale_after` on top of it
+    lets an actuator restart; there the clocks count, and a difference only makes it earlier or later.
+    """
+    first = _lease(kube, namespace, name)
+    if first is None:
+        return False
+    sleep(LEASE_SECONDS + RETRY_SECONDS)
+    second = _lease(kube, namespace, name)
+    if second is None:
+        return False
+    seen = [leader.observe(one, None, 0.0).version for one in (first, second)]
+    if seen[0] != seen[1]:
+        return True
+    try:
+        renewed = datetime.fromisoformat(str((second.get("spec") or {}).get("renewTime")))
+        return wall() - renewed < stale_after
+    except (ValueError, TypeError):
+        return False
+
+
+def _lease(kube: Kube, namespace: str, name: str) -> Json | None:
+    try:
+        return kube.get_lease(namespace, name)
+    except KubeError as error:
+        if error.kind is Kind.GONE:
+            return None
+        raise
+
+
+def restore_all(
+    kube: Kube,
+    keep: Keep,
+    leadership: Leadership,
+    scopes: Sequence[str | None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Restored]:
+    """Gives back every HPA that is ours. Raises ClusterError where another actuator is writing."""
+    waited = 0.0
+    leadership.turn()
+    while not leadership.may_write():
+        if waited > LEASE_SECONDS + RETRY_SECONDS:
+            who = leadership.holder or leadership.trouble or "another actuator"
+            raise ClusterError(
+                f"{who} holds the lease {leadership.namespace}/{leadership.name}: stop that actuator first, or pause"
+            )
+        sleep(RETRY_SECONDS)
+        waited += RETRY_SECONDS
+        leadership.turn()
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(RETRY_SECONDS):
+            leadership.turn()
+
+    threading.Thread(target=renew, name="lease", daemon=True).start()
+    try:
+        try:
+            keep.load()
+        except KubeError as error:
+            _log.warning("ConfigMap %s/%s: %s; the annotations must do", keep.namespace, keep.name, error)
+        return [_restored(kube, keep, hpa, sleep) for scope in scopes for hpa in _ours(kube, scope)]
+    finally:
+        ended.set()
+        leadership.release()
+
+
+def _ours(kube: Kube, scope: str | None) -> list[Hpa]:
+    found: list[Hpa] = []
+    more = ""
+    while True:
+        page = kube.list_hpas(scope, more)
+        for item in page.get("items") or []:
+            try:
+                hpa = hpas.parse(item)
+            except ValueError as error:
+                _log.warning("an HPA is left alone: %s", error)
+                continue
+            if hpa.marked and not hpa.deleting:
+                found.append(hpa)
+        more = str((page.get("metadata") or {}).get("continue") or "")
+        if not more:
+            return found
+
+
+def _restored(kube: Kube, keep: Keep, hpa: Hpa, sleep: Callable[[float], None]) -> Restored:
+    before, text = hpa.min_replicas, ""
+    for attempt in range(ATTEMPTS):
+        hold = recognise(hpa, keep.hold_of(hpa.key, hpa.uid)).hold if not hpa.owners else None
+        try:
+            done = writes.perform(kube, hpa, LetGo() if hold is None else Restore(hold))
+            assert done is not None
+            try:
+                keep.write({hpa.key: None})
+            except KubeError as error:
+                _log.warning("ConfigMap %s/%s: %s", keep.namespace, keep.name, error)
+            return Restored(hpa.key, before, done.min_replicas)
+        except writes.Changed as changed:
+            hpa = changed.hpa
+            if not hpa.marked:
+                return Restored(hpa.key, before, hpa.min_replicas)
+        except KubeError as error:
+            if error.kind in (Kind.GONE, Kind.REPLACED):
+                return Restored(hpa.key, before, before, DELETED)
+            text = str(error)
+            if attempt + 1 < ATTEMPTS:
+                sleep(error.retry_after or 0.5 * 2**attempt)
+    return Restored(hpa.key, before, hpa.min_replicas, text or "it changes all the time")

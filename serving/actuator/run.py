@@ -1,0 +1,591 @@
+"""`forecaster actuate`: what is seen and what is recommended come in, writes go out.
+
+One thread decides; it never waits for a network. Watches, the long poll and the lease have threads of their own and
+put what they learn into one queue; writes are done by a few workers, at most a stated number a second, raises before
+all else and the biggest deficit first. A write that hangs holds up its own HPA and no other.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from serving.actuator import offers as service
+from serving.actuator import watching, writes
+from serving.actuator.keep import Keep, Kept
+from serving.actuator.kube import Kind, Kube, KubeError
+from serving.actuator.leader import RETRY_SECONDS, Leadership
+from serving.actuator.offers import SKEW_SECONDS, Answer, ServiceError
+from serving.actuator.policy import (
+    Action,
+    Code,
+    Hpa,
+    HpaState,
+    Nothing,
+    Offer,
+    Raise,
+    Rules,
+    Said,
+    Step,
+    Take,
+    Verdict,
+    allot,
+    decide,
+    recognise,
+    urgency,
+)
+from serving.actuator.telling import Teller
+
+TICK_SECONDS = 1.0  # so often what depends on time alone is looked at
+WORKERS = 8
+LEAST_BACK_OFF, MOST_BACK_OFF = 1.0, 300.0
+_HAPPENED = frozenset(  # told when they are done, or when they are noticed: not things that go on
+    {
+        Code.FLOOR_RAISED,
+        Code.FLOOR_LOWERED,
+        Code.FLOOR_TAKEN,
+        Code.RESTORED,
+        Code.WALKING_BACK,
+        Code.USER_EDIT,
+        Code.STEPPED_ASIDE,
+    }
+)
+_NOTICED = frozenset({Code.USER_EDIT, Code.STEPPED_ASIDE})
+_log = logging.getLogger("forecaster.actuator")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator chose."""
+
+    apply: bool = False
+    rules: Rules = field(default_factory=Rules)
+    most_added: int = 500  # replicas above the users' own values, over all HPAs
+    writes_per_second: float = 10.0
+    scopes: tuple[str | None, ...] = (None,)  # namespaces; None: all
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A worker has finished."""
+
+    key: str
+    verdict: Verdict
+    hpa: Hpa | None  # as it is now; None where nothing is known
+    error: KubeError | None = None
+    changed: bool = False  # the decision must be made anew
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """The service did not answer."""
+
+    text: str
+
+
+Message = watching.Sight | Answer | Unserved | Done
+
+
+@dataclass(slots=True)
+class Failing:
+    """Writes to one HPA that fail."""
+
+    times: int
+    until: float  # monotonic seconds before which it is left alone
+    text: str
+    read_first: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """For /metrics."""
+
+    writes: dict[tuple[str, str], int] = field(default_factory=dict)  # (action, result) ->
+    delays: list[float] = field(default_factory=list)  # seconds from a recommendation to its write, the recent ones
+    delay_sum: float = 0.0
+    delay_count: int = 0
+    malformed: int = 0
+    polls_failed: int = 0
+    store_failed: int = 0
+
+
+class Actuator:
+    """The state of all HPAs, and what is to be done. `handle` and `step` are called by one thread."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        keep: Keep,
+        teller: Teller,
+        settings: Settings,
+        may_write: Callable[[], bool],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings, self.counts = settings, Counts()
+        self.hpas: dict[str, Hpa] = {}
+        self.states: dict[str, HpaState] = {}
+        self.offers: Mapping[str, Offer] = {}
+        self.malformed: Mapping[str, str] = {}  # "namespace/hpa", or the place in the answer -> what is wrong
+        self.failing: dict[str, Failing] = {}
+        self.served_at = -math.inf  # monotonic seconds of the last answer of the service
+        self.ticked_at = monotonic()
+        self.turns = 0  # of `step`
+        self.skew_seconds = 0.0
+        self.trouble: dict[str, str] = {}  # what does not answer -> the words
+        self.inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._kube, self._keep, self._teller = kube, keep, teller
+        self._may_write, self._monotonic = may_write, monotonic
+        self._listed: set[str | None] = set()
+        self._dirty: set[str] = set()
+        self._busy: set[str] = set()
+        self._short: set[str] = set()  # got less than they wanted, for the limit on replicas added
+        self._pending: dict[str, int] = {}  # floors that workers are writing
+        self._wanted_at: dict[str, float] = {}
+        self._stopped_until = -math.inf  # the API server asked for a pause
+        self._tokens, self._tokens_at = settings.writes_per_second, monotonic()
+        self._swept_at = self._begin_at = -math.inf
+        self._leading = False
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="write")
+        self._rng = random.Random()  # noqa: S311 - jitter
+
+    @property
+    def ready(self) -> bool:
+        """All scopes have been read once: before, an HPA that we hold could be unknown."""
+        return self._listed >= set(self.settings.scopes)
+
+    @property
+    def added(self) -> int:
+        """Replicas that our floors add to the users' own values, over all HPAs."""
+        return sum(
+            max(0, hpa.min_replicas - state.hold.users_own)
+            for key, state in self.states.items()
+            if state.hold is not None and (hpa := self.hpas.get(key)) is not None
+        )
+
+    def close(self) -> None:
+        """Waits for the writes that are under way; they end within seconds."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
+
+    # --- what comes in ---
+
+    def handle(self, message: Message) -> None:
+        match message:
+            case watching.Listed():
+                self._on_list(message)
+            case watching.Changed(hpa=hpa):
+                self._on_seen(hpa)
+            case watching.Deleted(hpa=hpa):
+                if (known := self.hpas.get(hpa.key)) is None or known.uid == hpa.uid:
+                    self._forget(hpa.key)
+            case watching.Trouble(scope=scope, text=text):
+                self._said_trouble(f"HPAs of {scope or 'all namespaces'}", text)
+            case Answer():
+                self._on_answer(message)
+            case Unserved(text=text):
+                self.counts.polls_failed += 1
+                self._said_trouble("the service", text)
+            case Done():
+                self._on_done(message)
+
+    def _said_trouble(self, what: str, text: str) -> None:
+        if self.trouble.get(what) != text:
+            _log.warning("%s: %s", what, text)
+        self.trouble[what] = text
+
+    def _well_again(self, what: str) -> None:
+        if self.trouble.pop(what, None) is not None:
+            _log.info("%s: well again", what)
+
+    def _on_list(self, listed: watching.Listed) -> None:
+        self._well_again(f"HPAs of {listed.scope or 'all namespaces'}")
+        for text in listed.invalid:
+            _log.warning("an HPA is left alone: %s", text)
+        found = {hpa.key for hpa in listed.found}
+        for hpa in listed.found:
+            self._on_seen(hpa, listed.afresh)
+        gone = [
+            key
+            for key, hpa in self.hpas.items()
+            if key not in found and (listed.scope is None or hpa.namespace == listed.scope)
+        ]
+        for key in gone:
+            self._forget(key)
+        self._listed.add(listed.scope)
+
+    def _on_seen(self, hpa: Hpa, afresh: bool = False) -> None:
+        known = self.hpas.get(hpa.key)
+        if known is not None and known.uid == hpa.uid and not afresh and _older(hpa, known):
+            return  # the answer to a write of ours came before the watch told of what was there before it
+        self.hpas[hpa.key] = hpa
+        state = self.states.get(hpa.key)
+        if state is None or state.uid != hpa.uid:
+            self.states[hpa.key] = self._first_state(hpa)
+            self.failing.pop(hpa.key, None)
+            self._teller.forget(hpa.key)
+        self._dirty.add(hpa.key)
+
+    def _forget(self, key: str) -> None:
+        hpa = self.hpas.pop(key, None)
+        self.states.pop(key, None)
+        self.failing.pop(key, None)
+        self._teller.forget(key)
+        if hpa is not None and key in self._keep.entries and self.settings.apply and self._may_write():
+            self._workers.submit(self._keep_safely, {key: None})
+
+    def _on_answer(self, answer: Answer) -> None:
+        self._well_again("the service")
+        self.served_at = now = self._monotonic()
+        if abs(answer.skew_seconds) > SKEW_SECONDS and abs(self.skew_seconds) <= SKEW_SECONDS:
+            _log.warning("the clocks of the service and of this host differ by %.0f s", answer.skew_seconds)
+        self.skew_seconds = answer.skew_seconds
+        for where, why in answer.malformed.items():
+            self.counts.malformed += 1
+            self._said_trouble(f"recommendation {where}", why)
+        for what in [one for one in self.trouble if one.startswith("recommendation ")]:
+            if what.removeprefix("recommendation ") not in answer.malformed:
+                self._well_again(what)
+        for key, offer in answer.offers.items():
+            before = self.offers.get(key)
+            if before is None or before.floor != offer.floor:
+                self._wanted_at[key] = now
+        self._dirty.update(answer.offers, self.offers, answer.malformed, self.malformed)
+        self.offers, self.malformed = answer.offers, answer.malformed
+
+    def _on_done(self, done: Done) -> None:
+        self._busy.discard(done.key)
+        self._pending.pop(done.key, None)
+        self._dirty.add(done.key)
+        action = type(done.verdict.action).__name__.lower()
+        result = "ok" if done.error is None and not done.changed else done.error.kind.value if done.error else "changed"
+        self.counts.writes[action, result] = self.counts.writes.get((action, result), 0) + 1
+        known = self.hpas.get(done.key)
+        if known is None or known.uid != done.verdict.state.uid:
+            return  # deleted, or made anew, in the meantime
+        if done.hpa is not None and done.hpa.uid == known.uid and not _older(done.hpa, known):
+            self.hpas[done.key] = done.hpa
+        if done.error is not None:
+            self._failed(known, done.error)
+            return
+        if done.changed:
+            self._back_off(known, "it changes all the time", quick=True)
+            return
+        self.failing.pop(done.key, None)
+        self._teller.standing_now(known, (), "write")
+        after = done.verdict.after
+        before = self.states.get(done.key)
+        if before is not None:  # what was noticed while the write was under way stays
+            after = replace(after, good_until=max(after.good_until, before.good_until))
+        self.states[done.key] = after
+        for said in done.verdict.said:
+            if said.code in _HAPPENED and said.code not in _NOTICED:
+                offer = self.offers.get(done.key)
+                self._teller.once(known, said, offer.words if offer is not None and _explained(said) else "")
+        if isinstance(done.verdict.action, Take | Step) and (since := self._wanted_at.pop(done.key, None)) is not None:
+            delay = self._monotonic() - since
+            self.counts.delay_sum += delay
+            self.counts.delay_count += 1
+            self.counts.delays = [*self.counts.delays[-999:], delay]
+
+    def _failed(self, hpa: Hpa, error: KubeError) -> None:
+        if error.kind in (Kind.GONE, Kind.REPLACED):
+            self._forget(hpa.key)  # the watch tells what is there now
+            return
+        if error.kind is Kind.NOT_ALLOWED:
+            return
+        if error.kind is Kind.THROTTLED:
+            self._stopped_until = self._monotonic() + (error.retry_after or 1.0)
+        self._back_off(hpa, str(error), error)
+
+    def _back_off(self, hpa: Hpa, text: str, error: KubeError | None = None, quick: bool = False) -> None:
+        times = self.failing[hpa.key].times + 1 if hpa.key in self.failing else 1
+        wait = min(MOST_BACK_OFF, LEAST_BACK_OFF * 2.0 ** min(times - 1, 10))
+        wait = self._rng.uniform(0.75 * wait, wait)
+        if quick and times <= 2:
+            wait = 0.0
+        if error is not None and error.kind in (Kind.INVALID, Kind.FIELD_CONFLICT):
+            wait = max(wait, 10.0)  # it would be refused again
+        if error is not None and error.retry_after is not None:
+            wait = max(wait, error.retry_after)
+        read_first = error is not None and (error.unknown or error.kind is Kind.FIELD_CONFLICT)
+        self.failing[hpa.key] = Failing(times, self._monotonic() + wait, text, read_first)
+        if error is None or (error.kind is Kind.FORBIDDEN and times < 3) or error.kind is Kind.STALE:
+            return  # a server that has just started forbids everything for a moment
+        code = Code.FORBIDDEN if error.kind is Kind.FORBIDDEN else Code.WRITE_FAILED
+        self._teller.standing_now(hpa, (Said(code, text),), "write")
+
+    # --- what goes out ---
+
+    def step(self) -> None:
+        """Decides what is due, and hands writes to the workers as far as the limits allow."""
+        now = self.ticked_at = self._monotonic()
+        self.turns += 1
+        if not self.ready or not self._begun(now):
+            return
+        if now - self._swept_at >= TICK_SECONDS:
+            self._swept_at = now
+            self._dirty.update(key for key, state in self.states.items() if state.hold is not None)
+            self._dirty.update(self._short)
+            self._dirty.update(key for key, one in self.failing.items() if one.until <= now)
+        keys, self._dirty = self._dirty, set()
+        verdicts: dict[str, Verdict] = {}
+        for key in keys:
+            if key in self._busy:
+                continue  # it comes back when the worker is done
+            if (verdict := self._decided(key, now)) is not None:
+                verdicts[key] = verdict
+        self._dispatch(self._limited(verdicts), now)
+
+    def _begun(self, now: float) -> bool:
+        """Whether it is ours to decide. Who waits for the lease forgets nothing and knows nothing: what the other one
+        did in the meantime is read from the store and from the HPAs when the lease comes.
+        """
+        if not self.settings.apply:
+            return True
+        if not self._may_write():
+            self._leading = False
+            return False
+        if self._leading:
+            return True
+        if now < self._begin_at:
+            return False
+        try:
+            self._keep.load()
+            self._well_again("the store")
+        except KubeError as error:
+            self.counts.store_failed += 1
+            self._said_trouble("the store", f"ConfigMap {self._keep.namespace}/{self._keep.name}: {error}")
+            if error.kind not in (Kind.GONE, Kind.FORBIDDEN):
+                self._begin_at = now + RETRY_SECONDS
+                return False
+        for name in self._keep.damaged:
+            _log.warning("ConfigMap %s/%s: %s is damaged", self._keep.namespace, self._keep.name, name)
+        for key, hpa in self.hpas.items():
+            self.states[key] = self._first_state(hpa)
+        self._dirty.update(self.hpas)
+        self._leading = True
+        return True
+
+    def _first_state(self, hpa: Hpa) -> HpaState:
+        state = recognise(hpa, self._keep.hold_of(hpa.key, hpa.uid))
+        return replace(state, aside=self._keep.aside_of(hpa.key, hpa.uid))
+
+    def _decided(self, key: str, now: float) -> Verdict | None:
+        hpa, state = self.hpas.get(key), self.states.get(key)
+        if hpa is None or state is None:
+            return None
+        failing = self.failing.get(key)
+        if failing is not None and failing.until > now:
+            return None
+        if not self.settings.apply:  # another actuator may be writing: what it did is no edit by hand
+            state = replace(state, hold=recognise(hpa).hold)
+        verdict = decide(state, self.offers.get(key), hpa, now, self.settings.rules)
+        for said in verdict.said:
+            if said.code in _NOTICED:
+                self._teller.once(hpa, said)
+        standing = [one for one in verdict.said if one.code not in _HAPPENED]
+        if key in self.malformed:
+            standing.append(Said(Code.MALFORMED, f"the recommendation is malformed: {self.malformed[key]}"))
+        self._teller.standing_now(hpa, tuple(standing), "decision")
+        if verdict.state.aside != state.aside and self.settings.apply and self._may_write():
+            kept = None if verdict.state.aside is None else Kept(hpa.uid, None, verdict.state.aside)
+            self._workers.submit(self._keep_safely, {key: kept})
+        self.states[key] = verdict.state
+        return None if isinstance(verdict.action, Nothing) else verdict
+
+    def _limited(self, verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+        """Raises cut to what may be added over all HPAs."""
+        raises = [
+            Raise(key, self.hpas[key].min_replicas, floor, self.hpas[key].current_replicas)
+            for key, verdict in verdicts.items()
+            if (floor := _floor_of(verdict.action)) is not None and floor > self.hpas[key].min_replicas
+        ]
+        pending = sum(
+            max(0, floor - hpa.min_replicas)
+            for key in self._busy
+            if (floor := self._pending.get(key)) is not None and (hpa := self.hpas.get(key)) is not None
+        )
+        given = allot(raises, self.added + pending, self.settings.most_added)
+        limited = dict(verdicts)
+        for one in raises:
+            floor = given[one.key]
+            self._short.discard(one.key)
+            if floor == one.wanted:
+                self._teller.standing_now(self.hpas[one.key], (), "limit")
+                continue
+            self._short.add(one.key)
+            note = f"floor {one.wanted} wanted, {floor} given: {self.settings.most_added} replicas may be added in all"
+            verdict = verdicts[one.key]
+            self._teller.standing_now(self.hpas[one.key], (Said(Code.LIMIT_REACHED, note),), "limit")
+            if floor == one.stands:
+                del limited[one.key]
+            elif isinstance(verdict.action, Take | Step):
+                said = tuple(
+                    Said(said.code, f"minReplicas {one.stands} → {floor}") if _explained(said) else said
+                    for said in verdict.said
+                )
+                limited[one.key] = replace(verdict, action=replace(verdict.action, floor=floor), said=said)
+        return limited
+
+    def _dispatch(self, verdicts: Mapping[str, Verdict], now: float) -> None:
+        self._tokens = min(
+            self.settings.writes_per_second,
+            self._tokens + (now - self._tokens_at) * self.settings.writes_per_second,
+        )
+        self._tokens_at = now
+        if not self.settings.apply:
+            for key, verdict in verdicts.items():
+                self._teller.standing_now(self.hpas[key], tuple(_would(verdict)), "dry run")
+            return
+        allowed = self._may_write() and now >= self._stopped_until
+        for key in sorted(verdicts, key=lambda one: self._order(one, verdicts[one])):
+            if not allowed or self._tokens < 1.0 or len(self._busy) >= WORKERS:
+                self._dirty.add(key)
+                continue
+            self._tokens -= 1.0
+            self._busy.add(key)
+            floor = _floor_of(verdicts[key].action)
+            if floor is not None:
+                self._pending[key] = floor
+            failing = self.failing.get(key)
+            self._workers.submit(self._work, self.hpas[key], verdicts[key], failing is not None and failing.read_first)
+
+    def _order(self, key: str, verdict: Verdict) -> tuple[int, int, str]:
+        hpa = self.hpas[key]
+        floor = _floor_of(verdict.action)
+        if floor is None or floor <= hpa.min_replicas:
+            return (1, 0, key)
+        return (0, *urgency(Raise(key, hpa.min_replicas, floor, hpa.current_replicas)))
+
+    # --- in a worker ---
+
+    def _work(self, hpa: Hpa, verdict: Verdict, read_first: bool) -> None:
+        began = self._monotonic()
+        try:
+            self.inbox.put(self._worked(hpa, verdict, read_first, began))
+        except Exception as error:  # a fault of ours must not leave the HPA locked
+            _log.exception("%s: the write failed", hpa.key)
+            self.inbox.put(Done(hpa.key, verdict, None, KubeError(Kind.UNREACHABLE, f"a fault of ours: {error}")))
+
+    def _worked(self, hpa: Hpa, verdict: Verdict, read_first: bool, began: float) -> Done:
+        def done(found: Hpa | None, error: KubeError | None = None, changed: bool = False) -> Done:
+            return Done(hpa.key, verdict, found, error, changed, self._monotonic() - began)
+
+        try:
+            if read_first:
+                fresh = writes.read(self._kube, hpa)
+                if fresh.version != hpa.version:
+                    return done(fresh, changed=True)
+            if isinstance(verdict.action, Take):
+                self._keep_safely({hpa.key: Kept(hpa.uid, verdict.action.hold)})
+            found = writes.perform(self._kube, hpa, verdict.action)
+        except writes.Changed as changed:
+            return done(changed.hpa, changed=True)
+        except KubeError as error:
+            return done(None, error)
+        except ValueError as error:
+            return done(None, KubeError(Kind.UNREACHABLE, f"the answer is no HPA: {error}"))
+        if verdict.after.hold is None:
+            aside = verdict.after.aside
+            self._keep_safely({hpa.key: None if aside is None else Kept(hpa.uid, None, aside)})
+        return done(found)
+
+    def _keep_safely(self, changes: Mapping[str, Kept | None]) -> None:
+        """The annotation holds the user's value, too: a store that fails stops no write."""
+        try:
+            self._keep.write(changes)
+        except KubeError as error:
+            self.counts.store_failed += 1
+            _log.warning("ConfigMap %s/%s: %s", self._keep.namespace, self._keep.name, error)
+
+
+def _older(one: Hpa, other: Hpa) -> bool:
+    """By resourceVersion, where both are numbers as the API server's are."""
+    return one.version.isdigit() and other.version.isdigit() and int(one.version) < int(other.version)
+
+
+def _floor_of(action: Action) -> int | None:
+    return action.floor if isinstance(action, Take | Step) else None
+
+
+def _explained(said: Said) -> bool:
+    return said.code in (Code.FLOOR_RAISED, Code.FLOOR_LOWERED, Code.FLOOR_TAKEN)
+
+
+def _would(verdict: Verdict) -> list[Said]:
+    """What a dry run tells."""
+    return [Said(one.code, f"would write: {one.note}" if one.code in _HAPPENED else one.note) for one in verdict.said]
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """The threads around an Actuator."""
+
+    def __init__(self, actuator: Actuator, kube: Kube, poll: service.Service, leadership: Leadership | None) -> None:
+        self.actuator, self.leadership = actuator, leadership
+        self._kube, self._poll = kube, poll
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def run(self) -> int:
+        """Until it is told to stop (0), or loses the lease (1)."""
+        threads = [("poll", self._poll_forever)]
+        threads += [
+            (f"watch {scope or 'all'}", watching.Watch(self._kube, scope, self.actuator.inbox.put, self._stop.wait).run)
+            for scope in self.actuator.settings.scopes
+        ]
+        if self.leadership is not None:
+            self.leadership.turn()
+            threads.append(("lease", self._lead_forever))
+        for name, target in threads:
+            threading.Thread(target=target, name=name, daemon=True).start()
+        while not self._stop.is_set():
+            self._turn()
+            if self.leadership is not None and self.leadership.lost:
+                _log.error("the lease is lost (%s): this process ends", self.leadership.trouble)
+                return 1
+        self.actuator.close()
+        if self.leadership is not None:
+            self.leadership.release()
+        return 0
+
+    def _turn(self) -> None:
+        """Waits for a message, takes all that are there, and acts on them."""
+        try:
+            self.actuator.handle(self.actuator.inbox.get(timeout=0.25))
+            while True:
+                self.actuator.handle(self.actuator.inbox.get_nowait())
+        except queue.Empty:
+            pass
+        self.actuator.step()
+
+    def _poll_forever(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            try:
+                self.actuator.inbox.put(self._poll.poll(wait=failures == 0))
+                failures, wait = 0, 0.1
+            except ServiceError as error:
+                failures += 1
+                self.actuator.inbox.put(Unserved(str(error)))
+                wait = min(30.0, 2.0 ** min(failures - 1, 5)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+            self._stop.wait(wait)
+
+    def _lead_forever(self) -> None:
+        assert self.leadership is not None
+        while not self._stop.wait(RETRY_SECONDS):
+            before = self.leadership.may_write()
+            self.leadership.turn()
+            if self.leadership.may_write() and not before:
+                _log.info("the lease is ours: writing")

@@ -1,0 +1,132 @@
+"""`forecaster actuate`, wired: credentials, threads, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from forecaster.errors import InputError
+from serving.actuator import access, restoring
+from serving.actuator.keep import Keep
+from serving.actuator.kube import Kube, KubeError
+from serving.actuator.leader import Leadership
+from serving.actuator.offers import Service
+from serving.actuator.run import Actuator, Process, Settings
+from serving.actuator.status import Status
+from serving.actuator.telling import Teller
+from serving.client import read_token
+
+NAME = "forecaster-actuator"  # of the Lease and of the ConfigMap
+SCHEMA_VERSION = 1
+_log = logging.getLogger("forecaster.actuator")
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """How to reach the API server, and where our own objects are."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    own_namespace: str | None = None  # of Lease and ConfigMap; None: that of the credentials
+
+
+def duration(option: str, text: str) -> timedelta:
+    """`90s`, `5m`, `2h`. Raises InputError."""
+    found = re.fullmatch(r"(\d{1,6})(s|m|h)", text)
+    if found is None:
+        raise InputError(f"{option}: {text!r} is not a duration: write 90s, 5m or 2h")
+    return timedelta(seconds=int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]])
+
+
+def actuate(
+    url: str,
+    token_file: Path | None,
+    cluster: Cluster,
+    settings: Settings,
+    host: str,
+    port: int,
+    environ: Mapping[str, str],
+) -> int:
+    """Runs until SIGTERM (0) or until the lease is lost (1)."""
+    read_token(token_file, environ)  # a file that is missing is said at once
+    where = access.find(environ, cluster.kubeconfig, cluster.context)
+    own = cluster.own_namespace or where.namespace
+    me = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    kube = Kube(where)
+    leadership = Leadership(kube, own, NAME, me) if settings.apply else None
+    if leadership is not None:
+        kube.may_write = leadership.may_write
+    teller = Teller(kube if settings.apply else None, me)
+    service = Service(url, lambda: read_token(token_file, environ))
+    actuator = Actuator(kube, Keep(kube, own, NAME), teller, settings, kube.may_write)
+    process = Process(actuator, kube, service, leadership)
+    status = None
+    if port >= 0:
+        try:
+            status = Status(host, port, actuator, kube, teller, leadership)
+        except OSError as error:
+            raise InputError(f"--metrics-port: {host}:{port} cannot be used: {error.strerror}") from None
+        _log.info("metrics at http://%s:%d/metrics", host, status.port)
+    mode = "writing (--apply)" if settings.apply else "dry run: nothing is written without --apply"
+    _log.info("actuator %s at %s (%s), recommendations from %s; %s", me, where.server, where.where, url, mode)
+    _say_rights(kube, settings)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: process.stop())
+    try:
+        return process.run()
+    finally:
+        if status is not None:
+            status.close()
+
+
+def _say_rights(kube: Kube, settings: Settings) -> None:
+    """What is missing is said at the start, not first when it is needed."""
+    verbs = ("list", "watch", "get", *(("patch",) if settings.apply else ()))
+    try:
+        for scope in settings.scopes:
+            missing = [
+                verb for verb in verbs if not kube.may(verb, "autoscaling", "horizontalpodautoscalers", scope or "")
+            ]
+            if missing:
+                place = f"namespace {scope}" if scope else "all namespaces"
+                _log.warning("no right to %s HPAs in %s: see deploy/base/actuator-rbac.yaml", ", ".join(missing), place)
+    except KubeError as error:
+        _log.warning("rights could not be asked for: %s", error)
+
+
+def restore(
+    cluster: Cluster,
+    scopes: tuple[str | None, ...],
+    if_stale: bool,
+    stale_after: timedelta,
+    as_json: bool,
+    environ: Mapping[str, str],
+) -> tuple[int, str]:
+    """(exit code, what to print). Raises ClusterError."""
+    where = access.find(environ, cluster.kubeconfig, cluster.context)
+    own = cluster.own_namespace or where.namespace
+    kube = Kube(where)
+    if if_stale and restoring.alive(kube, own, NAME, stale_after):
+        text = "an actuator is alive: nothing is restored"
+        return 0, json.dumps({"schemaVersion": SCHEMA_VERSION, "alive": True, "restored": []}) if as_json else text
+    leadership = Leadership(kube, own, NAME, f"restore_{socket.gethostname()}_{os.getpid()}")
+    kube.may_write = leadership.may_write
+    done = restoring.restore_all(kube, Keep(kube, own, NAME), leadership, scopes)
+    failed = [one for one in done if one.error and one.error != restoring.DELETED]
+    if as_json:
+        told = [{"hpa": one.key, "before": one.before, "after": one.after, "error": one.error or None} for one in done]
+        return int(bool(failed)), json.dumps({"schemaVersion": SCHEMA_VERSION, "alive": False, "restored": told})
+    lines = [
+        f"{one.key}: {one.error}" if one.error else f"{one.key}: minReplicas {one.before} → {one.after}" for one in done
+    ]
+    lines.append(f"{len(done) - len(failed)} given back, {len(failed)} failed" if done else "no HPA is held by us")
+    return int(bool(failed)), "\n".join(lines)
