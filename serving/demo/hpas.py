@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from forecaster.domain import Override, Recommendation
+from forecaster.domain import Recommendation
+from forecaster.reasons import ReasonCode
 from serving.actuator.policy import (
     OWNERS,
     USERS_OWN,
@@ -62,10 +63,9 @@ class SimulatedHpas:
         """`minReplicas` as it stands in each HPA."""
         return {name: hpa.min_replicas for name, hpa in self.hpas.items()}
 
-    def obey(self, recommendations: Sequence[Recommendation], overrides: Sequence[Override], now: float) -> None:
+    def obey(self, recommendations: Sequence[Recommendation], now: float) -> None:
         """One pass of the actuator at `now` (Unix seconds of the simulation)."""
-        paused = {one.workload for one in overrides if one.kind == "pause" and one.starts_at.timestamp() <= now}
-        offers = {one.hpa: self._offer(one, paused) for one in recommendations if one.hpa in self.hpas}
+        offers = {one.hpa: self._offer(one) for one in recommendations if one.hpa in self.hpas}
         for name, hpa in self.hpas.items():
             verdict = decide(self.states[name], offers.get(name), hpa, now, self.rules)
             self.hpas[name] = applied(hpa, verdict.action)
@@ -73,7 +73,7 @@ class SimulatedHpas:
             if verdict.said:
                 self.said[name] = verdict.said[-1]
 
-    def _offer(self, one: Recommendation, paused: set[str]) -> Offer:
+    def _offer(self, one: Recommendation) -> Offer:
         return Offer(
             namespace=one.namespace,
             hpa=one.hpa,
@@ -82,7 +82,7 @@ class SimulatedHpas:
             floor=one.floor,
             mode=one.mode.value,
             expires_at=one.valid_until.timestamp(),
-            paused=bool(paused & {one.workload, "*"}),
+            paused=any(reason.code is ReasonCode.PAUSED for reason in one.reasons),
             words=one.bound_by,
         )
 
