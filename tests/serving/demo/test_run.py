@@ -20,10 +20,13 @@ from serving.demo.run import Asked, Demo, Pace
 from serving.demo.services import NAMES, SERVICES
 from serving.demo.traffic import START, TICK, Floats, Times, Traffic
 from serving.demo.world import World
+from serving.health import Health
+from serving.loop import Board
+from serving.store import Store
 
 
 def started(traffic: Traffic | None = None) -> Demo:
-    demo = Demo(traffic or Traffic(0), speed=360.0, history_days=2)
+    demo = Demo(traffic or Traffic(0), speed=360.0, history_days=1)
     demo.begin()
     return demo
 
@@ -157,17 +160,15 @@ def test_rest_of_the_demo() -> None:
 
 
 def test_a_demo_that_has_not_begun_says_so_and_a_service_has_none() -> None:
-    demo = started()
-    edges = api.Edges(
-        board=demo.board, health=demo.health, store=demo.store, demo=lambda: None, allowed_hosts=("testserver",)
-    )
+    store = Store("sqlite://")
+    edges = api.Edges(Board(), Health(0.0), store, demo=lambda: None, allowed_hosts=("testserver",))
     with TestClient(api.build(edges)) as client:
         assert client.get("/api/v1/demo").status_code == 503
         edges.demo = None
         answer = client.get("/api/v1/demo")
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/problem+json"
-    demo.close()
+    store.close()
 
 
 def test_headless_through_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
