@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forecaster import calibration
+from forecaster.cluster_facts import with_hpas
 from forecaster.domain import (
     LOAD,
     BoolArray,
@@ -34,7 +35,7 @@ from forecaster.domain import (
 from forecaster.errors import InputError
 from forecaster.foresight import LEVELS, Blocked, Foresight, Make
 from forecaster.history import STALE_STEPS, History, Reading
-from forecaster.ports import MetricSource
+from forecaster.ports import HpaReader, MetricSource
 from forecaster.publication import Publication, SeriesStatus, WorkloadStatus
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
@@ -76,10 +77,14 @@ class Cycle:
         forecasters: Make,
         alarms_budget: float = 0.1,
         timer: Callable[[], float] = time.perf_counter,
+        hpas: HpaReader | None = None,
     ) -> None:
-        """`forecasters` makes the chain, best first, persistence among them; each call gives fresh ones."""
+        """`forecasters` makes the chain, best first, persistence among them; each call gives fresh ones.
+
+        `hpas` knows HPAs better than kube-state-metrics does: their uid, and the user's own minimum while we hold it.
+        """
         self.history = History(specs, step, span, interval)
-        self._source, self._timer = source, timer
+        self._source, self._timer, self._hpas = source, timer, hpas
         self._step = int(step.total_seconds())
         self._foresight = Foresight(forecasters, step)
         self._vigil = Vigil(step, LEVELS, alarms_budget, span)
@@ -102,7 +107,10 @@ class Cycle:
     def run(self, now: datetime) -> Publication:
         """One cycle at `now` (aware UTC). Faults of Prometheus are reasons in what it returns, never exceptions."""
         began = self._timer()
-        self.reading = reading = self.history.read(self._source, now)
+        reading = self.history.read(self._source, now)
+        if self._hpas is not None:
+            reading = replace(reading, facts=with_hpas(reading.facts, self._hpas.facts()))
+        self.reading = reading
         spent = {"read": self._timer() - began}
         other_rows = self._align(reading)
         scaled = self._deciding.gather(reading.workloads, self._row_of, reading.facts, reading.capacity)
