@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from forecaster.domain import Event, Override
 from forecaster.errors import InputError
 from forecaster.ports import Forecaster, MetricSource
-from serving import auth, forecasting, metrics_text, pages, problems, promview, schemas
+from serving import auth, forecasting, metrics_text, pages, past, problems, promview, schemas
 from serving.health import Health
 from serving.limits import TokenBucket, body_of
 from serving.loop import Board
@@ -49,6 +49,7 @@ MOST_PAGE = 1_000
 LONGEST_POLL = 30.0
 MOST_EVENTS = 10_000
 MOST_OVERRIDES = 1_000
+MOST_PASTS = 100  # kept of one publication, for those who look at the same workload
 LOGIN_BYTES = 4_096
 FORM_BYTES = 64 * 2**10
 
@@ -199,6 +200,29 @@ def _reading_routes(app: FastAPI, edges: Edges) -> None:
             for one in found
         ]
         return _json({"items": items, "next": None})
+
+    @app.get(
+        "/api/v1/workloads/{name:path}/history",
+        summary="Load, floors and replicas over the last hours.",
+        **_answers(schemas.HistoryOut, 503),
+    )
+    async def workload_history(
+        name: str,
+        hours: Annotated[int, Query(ge=1, le=past.LONGEST_HOURS, description="The load as means beyond 6.")] = 6,
+    ) -> Response:
+        return _json(past.past_json(await _past(edges, name, hours)))
+
+    @app.get(
+        "/api/v1/sparklines",
+        summary="A small line of the last day's load per workload, by name.",
+        **_answers(schemas.SparklinesOut),
+    )
+    async def sparklines(request: Request, limit: Limit = 100, next: Next = "") -> Response:
+        rendered = edges.board.current
+        if rendered is None:
+            return _json({"items": [], "next": None, "stepSeconds": None, "through": None, "madeAt": None})
+        body = await anyio.to_thread.run_sync(past.sparklines, rendered, next, limit)
+        return _ready(body)
 
     @app.get("/api/v1/workloads/{name:path}", summary="One workload.", **_answers(schemas.WorkloadDetailOut))
     async def workload(name: str) -> Response:
@@ -498,6 +522,22 @@ def _watched(edges: Edges, name: str) -> Rendered:
     if name not in rendered.by_name:
         raise problems.unknown_workload(name, rendered.names)
     return rendered
+
+
+async def _past(edges: Edges, name: str, hours: int) -> past.Past:
+    """The last hours of a workload. Raises the 404 of a name that is not known."""
+    rendered = edges.board.current
+    if rendered is None and edges.role != "api":
+        _watched(edges, name)
+    found: past.Past | None = None if rendered is None else rendered.pasts.get((name, hours))
+    if found is None:
+        found = await anyio.to_thread.run_sync(past.past, rendered, edges.store, name, hours)
+        if found is None:
+            _watched(edges, name)
+            raise AssertionError("a watched workload has a past")
+        if rendered is not None and len(rendered.pasts) < MOST_PASTS:
+            rendered.pasts[name, hours] = found
+    return found
 
 
 async def _refreshed(edges: Edges) -> None:
