@@ -403,6 +403,20 @@ class DecisionsOut(Answer):
     next: str | None
 
 
+class DemoOut(BaseModel):
+    """What `forecaster demo` has simulated so far, scaled by the plain HPA and with Forecaster's floor."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="allow")
+    schema_version: int
+    now: datetime
+    started_at: datetime
+    speed: float
+    simulated_seconds: float
+    policies: dict[str, dict[str, float | None]]
+    services: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
 class EventOut(Answer):
     id: str
     kind: str
