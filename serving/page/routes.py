@@ -76,7 +76,8 @@ def install(app: FastAPI, edges: Edges, shell: Shell, past_of: PastOf) -> None:
         address = "/parts/workloads" + (f"?q={quote(query)}" if query else "")
         waiting = edges.board.current is None
         body = f"<h1>Workloads</h1>{listing.filter_form(query)}{live(address, markup, 2 if waiting else every)}"
-        html = shell.page("Workloads · Forecaster", body, "/workloads", viewer_of(request), ("list.js",))
+        soon = "" if waiting else "/api/v1/sparklines?limit=1000"
+        html = shell.page("Workloads · Forecaster", body, "/workloads", viewer_of(request), ("list.js",), soon=soon)
         return await packed(request, html, HTML)
 
     @app.get("/", include_in_schema=False)

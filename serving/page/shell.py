@@ -39,13 +39,19 @@ class Shell:
         viewer: Viewer | None = None,
         modules: Sequence[str] = (),
         charts: bool = False,
+        soon: str = "",
     ) -> bytes:
-        """`here`: address of the page in the navigation; `charts`: loads uPlot, too, where it is."""
+        """`here`: address of the page in the navigation; `charts`: loads uPlot, too, where it is; `soon`: data that a
+        module asks for as its first thing."""
         url = self.assets.url
         head = [f'<link rel="stylesheet" href="{url("page.css")}">', f'<link rel="icon" href="{url("icon.svg")}">']
         if charts and self.assets.has_charts:
             head.append(f'<link rel="stylesheet" href="{url(files.UPLOT_CSS)}">')
             head.append(f'<script src="{url(files.UPLOT_JS)}" defer></script>')
+        if modules:
+            head.append(f'<link rel="modulepreload" href="{url("live.js")}">')
+        if soon:
+            head.append(f'<link rel="preload" as="fetch" crossorigin href="{soon}">')
         head += [f'<script type="module" src="{url(name)}"></script>' for name in modules]
         if viewer is not None and viewer.csrf is not None:
             head.append(f'<meta name="csrf" content="{text(viewer.csrf)}">')

@@ -79,7 +79,8 @@ async function fetchLines() {
   const found = new Map();
   let next = "";
   for (let page = 0; page < 2; page += 1) {
-    const answer = await fetch(`/api/v1/sparklines?limit=1000&next=${encodeURIComponent(next)}`);
+    const more = next ? `&next=${encodeURIComponent(next)}` : ""; // the page has asked for the first one already
+    const answer = await fetch(`/api/v1/sparklines?limit=1000${more}`);
     if (!answer.ok) return;
     const told = await answer.json();
     for (const { name, values } of told.items) found.set(name, values);
