@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+from functools import lru_cache
 
 import anyio.to_thread
 from fastapi import Request
@@ -23,9 +24,14 @@ async def packed(request: Request, body: bytes, media_type: str) -> Response:
     if _has(request, etag):
         return Response(status_code=304, headers=headers)
     if len(body) > SMALL and _takes_gzip(request):
-        body = await anyio.to_thread.run_sync(lambda: gzip.compress(body, 5, mtime=0))
+        body = await anyio.to_thread.run_sync(_squeezed, body)
         headers["Content-Encoding"] = "gzip"
     return Response(body, media_type=media_type, headers=headers)
+
+
+@lru_cache(maxsize=16)  # several who look at the same page between two cycles
+def _squeezed(body: bytes) -> bytes:
+    return gzip.compress(body, 5, mtime=0)
 
 
 def file(request: Request, assets: Assets, version: str, name: str) -> Response | None:
@@ -43,7 +49,7 @@ def file(request: Request, assets: Assets, version: str, name: str) -> Response 
 
 
 def _has(request: Request, etag: str) -> bool:
-    return etag in [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
+    return etag in [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
 
 
 def _takes_gzip(request: Request) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -14,6 +15,7 @@ from serving.page.words import MISSING, note, number, pill, reason_line, text, w
 from serving.render import Rendered
 
 MOST_ROWS = 2_000
+MOST_KEPT = 500  # lists of one publication, by what was filtered for
 
 SNIPPET = """workloads:
   - name: checkout
@@ -49,16 +51,26 @@ def part(rendered: Rendered | None, scene: Scene, query: str = "") -> str:
         out.append(_waiting(scene))
         return "".join(out)
     out.append(banners(rendered))
-    names = rendered.names
-    if not names:
+    if not rendered.names:
         out.append(NONE_WATCHED if not scene.watched else _nothing_found(scene))
         return "".join(out)
+    soon = min(rendered.recommendation_expiries, default=math.inf)
+    key = (f"list\n{query}", 0)
+    made = rendered.pages.get(key) if scene.monotonic < soon else None
+    if made is None:
+        made = _listed(rendered, scene, query.strip().lower(), query).encode()
+        if scene.monotonic < soon and len(rendered.pages) < MOST_KEPT:
+            rendered.pages[key] = made
+    return "".join(out) + made.decode()
+
+
+def _listed(rendered: Rendered, scene: Scene, wanted: str, query: str) -> str:
+    """Summary and table; the same for everybody until the next cycle, or until a recommendation expires."""
     publication = rendered.publication
-    wanted = query.strip().lower()
     count = dict.fromkeys(words.STATES, 0)
     rows: list[str] = []
     hidden = 0
-    for name in names:
+    for name in rendered.names:
         one = rendered.by_name[name]
         state = words.state_of(publication, one)
         count[state] += 1
@@ -69,10 +81,11 @@ def part(rendered: Rendered | None, scene: Scene, query: str = "") -> str:
             continue
         rows.append(_row(rendered, one, state, scene.monotonic))
     told = ", ".join(f"{n:,} {state}" for state, n in count.items() if n)
-    out.append(
-        f'<p class="summary"><strong>{len(names):,} workload{"" if len(names) == 1 else "s"}</strong>: {told}. '
+    total = len(rendered.names)
+    out = [
+        f'<p class="summary"><strong>{total:,} workload{"" if total == 1 else "s"}</strong>: {told}. '
         f"Last cycle {words.moment(publication.made_at)}.</p>"
-    )
+    ]
     if rows:
         out.append(_table(rows))
     else:

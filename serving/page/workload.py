@@ -27,6 +27,7 @@ from serving.render import Rendered
 RANGES = (6, 24)  # hours shown
 MOST_INCIDENTS = 20
 TABLE_ROWS = 24  # of a chart's data table, per part
+LATE_START = 600.0  # seconds without a decision at the beginning of the chart that are worth a word
 FEEDBACK = (("real", "Real"), ("expected", "Expected"), ("false_alarm", "False alarm"))
 
 
@@ -272,6 +273,8 @@ def _replica_chart(view: View) -> str:
             ),
         )
     )
+    if past.decided_at[0] - (past.made_at.timestamp() - 3_600 * past.hours) > LATE_START:
+        out.append(f"<p>Decisions are known since {words.moment(moment(past.decided_at[0]))}.</p>")
     out.append(_details("Data of this chart", [data], view))
     return "".join([*out, "</section>"])
 

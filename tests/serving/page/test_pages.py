@@ -127,6 +127,14 @@ def test_without_uplot_one_line_says_so_and_the_tables_are_open(opened: Open) ->
     assert text.count("<details open>") == 2 and "lowest 100" in text
 
 
+def test_decisions_that_began_lately_are_said_to(opened: Open) -> None:
+    edges = scenes.edges(scenes.made(("checkout",)))
+    edges.store.add_decisions(scenes.decisions("checkout", NOW, hours=1))
+    client = opened(edges)
+    assert 'Decisions are known since <time datetime="2026-03-02T11:00:00Z"' in client.get("/workloads/checkout").text
+    assert "Decisions are known since" not in client.get("/workloads/checkout?hours=1").text
+
+
 def test_longer_histories_are_means_and_reach_further(opened: Open) -> None:
     client = opened(scenes.shop())
     assert "Load over the last 24 h" in client.get("/workloads/checkout?hours=24").text
@@ -256,6 +264,16 @@ def test_a_new_cycle_changes_the_part(opened: Open) -> None:
     edges.board.publish(render(scenes.made(("checkout",), NOW + timedelta(seconds=15)), 0.0))
     again = client.get("/parts/workloads", headers={"If-None-Match": first.headers["etag"]})
     assert again.status_code == 200 and "1 workload" in again.text
+
+
+def test_the_list_is_made_once_a_cycle_until_a_recommendation_expires(opened: Open) -> None:
+    edges = scenes.edges(scenes.made(("checkout",)))
+    client = opened(edges)
+    first = client.get("/parts/workloads").text
+    assert '<td class="number">3</td>' in first
+    assert edges.board.current is not None and len(edges.board.current.pages) == 1
+    edges.monotonic = lambda: 10_000.0
+    assert '<td class="number">3</td>' not in client.get("/parts/workloads").text
 
 
 def test_every_rule_that_can_bind_is_said_in_words() -> None:
