@@ -49,7 +49,7 @@ export class Chart {
         scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), this.top ?? ((high ?? 1) * 1.08 || 1)] } },
         axes: [
           { ...axis, font, space: 70 },
-          { ...axis, font, size: 52, space: 28, values: (_, ticks) => ticks.map(number) },
+          { ...axis, font, size: 52, space: 20, values: (_, ticks) => ticks.map(number) },
         ],
         series: [{}, ...series],
         bands,

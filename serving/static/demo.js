@@ -42,7 +42,7 @@ function drawReplicas(host, service, times, now) {
     bands: [],
   });
   const top = highest(service.replicasHpa, service.replicasForecaster, service.floor ?? []);
-  put(host, make, 110, [times, replicas, ...(ours ? [service.floor ?? times.map(() => null)] : [])], now, [], top);
+  put(host, make, 130, [times, replicas, ...(ours ? [service.floor ?? times.map(() => null)] : [])], now, [], top);
 }
 
 function put(host, make, height, data, now, spans, top) {
