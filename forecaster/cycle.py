@@ -36,7 +36,7 @@ from forecaster.errors import InputError
 from forecaster.foresight import LEVELS, Blocked, Foresight, Make
 from forecaster.history import STALE_STEPS, History, Reading
 from forecaster.ports import HpaReader, MetricSource
-from forecaster.publication import Publication, SeriesStatus, WorkloadStatus
+from forecaster.publication import Publication, Recent, SeriesStatus, WorkloadStatus, recent_of
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
 from forecaster.scaling import decision
@@ -100,6 +100,7 @@ class Cycle:
         self._decided: list[Decided] = []
         self._closed: tuple[Incident, ...] = ()
         self._count = 0
+        self._recent: Recent | None = None
         self.reading: Reading | None = None  # of the last cycle; holds until the next
 
     # --- a cycle ---
@@ -120,6 +121,7 @@ class Cycle:
         for name in ("calibrate", "anomaly", "forecast", "decide"):
             spent[name] = 0.0
         if reading.new_column or other_rows:
+            self._recent = recent_of(reading.context)
             self._step_forward(reading, scaled, other_rows, spent)
         began = self._timer()
         forecast = self._foresight.issue(reading.now, reading.newest, reading.newest_at, self._blocked(reading))
@@ -143,6 +145,7 @@ class Cycle:
             stations=spent,
             clock_skew_seconds=reading.clock_skew_seconds,
             notices=notices,
+            recent=self._recent,
         )
 
     def _align(self, reading: Reading) -> bool:
@@ -300,6 +303,9 @@ class Cycle:
                     lead_time_seconds=None if found is None else found[1].lead_time.total_seconds(),
                     capacity_per_replica=None if found is None else found[1].capacity,
                     budget_used_ratio=budget[row],
+                    facts=None if found is None else found[1].facts,
+                    min_replicas=None if made is None else made.users_own,
+                    max_replicas=None if made is None else made.most,
                 )
             )
         return out
