@@ -1,13 +1,14 @@
 # Two commands need no preparation on a fresh machine with Python 3.11 and git:
-#   make quickstart   the main job: a real Prometheus with two weeks of history, `forecaster check`, `forecaster serve`
+#   make demo         the whole product on a simulated cluster, on http://127.0.0.1:8080
 #   make test         everything that CI runs
+# A third shows the main job: make quickstart, with a real Prometheus, `forecaster check` and `forecaster serve`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := serve,torch,onnx,registry,train,postgres,plot,dev
 STAMP := $(VENV)/.installed
 
-.PHONY: setup debian quickstart check test format lock docs benchmark clean
+.PHONY: setup debian demo quickstart check test format lock docs benchmark clean
 
 # The page's charts come from npm, by lock file; without npm a line says so, and the page shows its data tables.
 setup: $(STAMP)
@@ -23,6 +24,9 @@ $(STAMP): pyproject.toml constraints/lock.txt constraints/cpu.txt
 # Debian's packages for the quick start, the page and the tests; does nothing where they are already there.
 debian:
 	sh tools/debian-packages.sh prometheus chromium npm
+
+demo: setup
+	$(BIN)/forecaster demo $(ARGS)
 
 quickstart: debian setup
 	$(BIN)/python tools/quickstart.py $(ARGS)
@@ -61,6 +65,7 @@ benchmark: setup
 	$(BIN)/python tests/benchmarks/cycle.py
 	$(BIN)/python tests/benchmarks/rest.py
 	$(BIN)/python tests/benchmarks/page.py
+	$(BIN)/python tests/benchmarks/hpa_simulation.py
 	$(if $(DATA),$(BIN)/python tests/benchmarks/forecast_accuracy.py $(DATA),@echo "forecast accuracy: set DATA=folder of tidy files")
 
 clean:

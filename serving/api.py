@@ -77,7 +77,7 @@ class Edges:
     allowed_hosts: Iterable[str] | None = ("localhost", "127.0.0.1", "[::1]")
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
-    demo: Callable[[], bytes] | None = None  # the answer of GET /api/v1/demo; None: no demo runs here
+    demo: Callable[[], bytes | None] | None = None  # the answer of GET /api/v1/demo; it gives None until it has begun
     static: assets.Assets = field(default_factory=assets.load)  # what pages load
     queries: TokenBucket = field(default_factory=lambda: TokenBucket(per_second=1.0, burst=10.0))
 
@@ -268,17 +268,24 @@ def _reading_routes(app: FastAPI, edges: Edges) -> None:
         found = newest_first(dict(edges.store.incidents))[:MOST_RECENT_INCIDENTS]
         return _page([incident_json(one) for one in found if not workload or one.workload == workload], limit, next)
 
+    @app.get(
+        "/api/v1/demo",
+        summary="Both futures of `forecaster demo`; nothing else has them.",
+        **_answers(schemas.DemoOut, 503),
+    )
+    async def demo(request: Request) -> Response:
+        if edges.demo is None:
+            raise Problem(404, "no-demo", "no demo runs in this process: start `forecaster demo`")
+        body = await anyio.to_thread.run_sync(edges.demo)
+        if body is None:
+            raise Problem(503, "starting", "the demo has not begun yet", {"Retry-After": "1"})
+        return await packed(request, body, JSON)
+
     @app.get("/api/v1/events", summary="Deploys, holidays, marked outages.", **_answers(schemas.EventsOut))
     async def events(limit: Limit = 100, next: Next = "") -> Response:
         await _refreshed(edges)
         found = sorted(edges.store.events.copy().values(), key=lambda one: (-one.starts_at.timestamp(), one.id))
         return _page([event_json(one) for one in found], limit, next)
-
-    @app.get("/api/v1/demo", summary="Two futures of the demo's services.", **_answers(schemas.DemoOut))
-    async def demo(request: Request) -> Response:
-        if edges.demo is None:
-            raise Problem(404, "no-demo", "no demo runs in this process: start `forecaster demo`")
-        return await packed(request, await anyio.to_thread.run_sync(edges.demo), JSON)
 
     @app.get("/api/v1/overrides", summary="Pins, pauses, holds.", **_answers(schemas.OverridesOut))
     async def overrides(limit: Limit = 100, next: Next = "") -> Response:

@@ -403,20 +403,6 @@ class DecisionsOut(Answer):
     next: str | None
 
 
-class DemoOut(BaseModel):
-    """What `forecaster demo` has simulated so far, scaled by the plain HPA and with Forecaster's floor."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="allow")
-    schema_version: int
-    now: datetime
-    started_at: datetime
-    speed: float
-    simulated_seconds: float
-    policies: dict[str, dict[str, float | None]]
-    services: list[dict[str, Any]]
-    events: list[dict[str, Any]]
-
-
 class EventOut(Answer):
     id: str
     kind: str
@@ -446,3 +432,51 @@ class OverrideOut(Answer):
 class OverridesOut(Answer):
     items: list[OverrideOut]
     next: str | None
+
+
+class DemoSumsOut(Answer):
+    """Sums since the demo's begin."""
+
+    replica_hours: float
+    seconds_above_capacity: float
+    unmet_load_ratio: float | None
+    scale_events: int
+
+
+class DemoPoliciesOut(Answer):
+    hpa: DemoSumsOut
+    forecaster: DemoSumsOut
+
+
+class DemoServiceOut(Answer):
+    name: str
+    sentence: str
+    startup_seconds: float
+    pays: bool
+    hpa: DemoSumsOut
+    forecaster: DemoSumsOut
+    times: list[datetime]
+    load: list[float]
+    capacity_hpa: list[float]
+    capacity_forecaster: list[float]
+    replicas_hpa: list[int]
+    replicas_forecaster: list[int]
+    floor: list[int]
+
+
+class DemoEventOut(Answer):
+    time: datetime
+    workload: str
+    kind: Literal["flash_crowd", "deploy", "memory_leak", "missing_scrapes", "scrape_gap"]
+    sentence: str
+
+
+class DemoOut(Answer):
+    schema_version: int
+    now: datetime
+    started_at: datetime
+    speed: float | None
+    simulated_seconds: float
+    policies: DemoPoliciesOut
+    services: list[DemoServiceOut]
+    events: list[DemoEventOut]

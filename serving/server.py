@@ -336,10 +336,7 @@ class Service:
         self.config = config
 
     async def _serve(self, listening: socket.socket) -> None:
-        import uvicorn
-
         from serving import api
-        from serving.limits import guarded_protocol
 
         app = api.build(
             api.Edges(
@@ -355,35 +352,70 @@ class Service:
             )
         )
         settings = self.config.server
-        server = _server(
-            uvicorn.Config(
-                app,
-                http=guarded_protocol(),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-                ssl_certfile=settings.tls_cert_file,
-                ssl_keyfile=settings.tls_key_file,
-            )
+        await answer(app, listening, self._stop, settings.tls_cert_file, settings.tls_key_file)
+
+    def _stop(self) -> None:
+        self.board.close()
+        if self.loop is not None:
+            self.loop.stop()
+
+
+async def answer(
+    app: object,
+    listening: socket.socket,
+    on_stop: Callable[[], None],
+    certificate: Path | None = None,
+    key: Path | None = None,
+    until: asyncio.Event | None = None,
+) -> None:
+    """Serves the application until SIGTERM or SIGINT, or `until` is set; `on_stop` is called first."""
+    import uvicorn
+
+    from serving.limits import guarded_protocol
+
+    server = _server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            http=guarded_protocol(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
         )
-        loop = asyncio.get_running_loop()
+    )
+    loop = asyncio.get_running_loop()
 
-        def stop() -> None:
-            server.should_exit = True
-            self.board.close()
-            if self.loop is not None:
-                self.loop.stop()
+    def stop() -> None:
+        server.should_exit = True
+        on_stop()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        where = listening.getsockname()
-        scheme = "https" if settings.tls_cert_file else "http"
-        logger.info("listening: url=%s://%s:%d", scheme, where[0] if ":" not in where[0] else f"[{where[0]}]", where[1])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    logger.info("listening: url=%s", address_of(listening, "https" if certificate else "http"))
+    if until is None:
         await server.serve(sockets=[listening])
+        return
+
+    async def wait() -> None:
+        await until.wait()
+        stop()
+
+    waiting = asyncio.create_task(wait())
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        waiting.cancel()
+
+
+def address_of(listening: socket.socket, scheme: str = "http") -> str:
+    """URL of a listening socket."""
+    where = listening.getsockname()
+    return f"{scheme}://{where[0] if ':' not in where[0] else f'[{where[0]}]'}:{where[1]}"
 
 
 def _server(config: uvicorn.Config) -> uvicorn.Server:

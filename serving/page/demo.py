@@ -22,6 +22,7 @@ OFF = (
     "cluster, faster than real time, once scaled by the plain HPA and once with Forecaster's floor.</p>"
     '<p><a href="/workloads">All workloads</a></p>'
 )
+BEGINS = "<p>The simulated cluster begins in a moment: its history are being made.</p>"
 
 
 def part(told: Told, has_charts: bool) -> str:

@@ -68,8 +68,8 @@ def install(app: FastAPI, edges: Edges, shell: Shell, past_of: PastOf) -> None:
     async def demo_part() -> str | None:
         if edges.demo is None:
             return None
-        told = json.loads(await anyio.to_thread.run_sync(edges.demo))
-        return demo.part(told, shell.assets.has_charts)
+        body = await anyio.to_thread.run_sync(edges.demo)
+        return demo.BEGINS if body is None else demo.part(json.loads(body), shell.assets.has_charts)
 
     async def list_page(request: Request, query: str) -> Response:
         markup = await list_part(query)
