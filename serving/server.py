@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
     from forecaster.chunks import HistoryChunk
     from forecaster.config import Config
-    from forecaster.ports import Forecaster, MetricSource
+    from forecaster.ports import Forecaster, HpaReader, MetricSource
     from forecaster.prometheus import PrometheusSource
     from serving.auth import Tokens
     from serving.health import Health
+    from serving.hpa_reader import ApiHpas
     from serving.loop import Board, Loop
     from serving.store import Store
 
@@ -148,7 +149,7 @@ def forecasters() -> Sequence[Forecaster]:
     return (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
 
 
-def cycle_of(config: Config, source: MetricSource) -> ServedCycle:
+def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None = None) -> ServedCycle:
     from forecaster.cycle import Cycle
 
     return Cycle(
@@ -159,6 +160,7 @@ def cycle_of(config: Config, source: MetricSource) -> ServedCycle:
         source=source,
         forecasters=forecasters,
         alarms_budget=config.alarms.false_alarms_per_workload_per_week,
+        hpas=hpas,
     )
 
 
@@ -233,7 +235,8 @@ class Service:
     ) -> None:
         self.config, self._path, self._role = config, path, role
         self._tokens, self._hosts = tokens, allowed_hosts
-        self._make_cycle = make_cycle or cycle_of
+        self._make_cycle = make_cycle or (lambda config, source: cycle_of(config, source, self.hpas))
+        self.hpas: ApiHpas | None = None
         self._thread: threading.Thread | None = None
 
     def open(self, set_aside_damaged_store: bool = False) -> None:
@@ -253,6 +256,11 @@ class Service:
             self.health.queries = self.source.stats
         self.loop: Loop | None = None
         if self._role != "api":
+            from serving.hpa_reader import reader_of
+
+            self.hpas = reader_of(self.config.kubernetes, os.environ)
+            if self.hpas is not None:
+                self.hpas.start()
             self.cycle = self._restored_cycle(self.source or NoSource())
             self.loop = self._loop()
 
@@ -277,6 +285,8 @@ class Service:
             self.store.flush()
         if self.source is not None:
             self.source.close()
+        if self.hpas is not None:
+            self.hpas.close()
         logger.info("stopped")
 
     # --- parts ---
@@ -317,7 +327,7 @@ class Service:
         old = self.config
         fixed = [
             name
-            for name in ("prometheus", "step", "interval", "history", "store", "model", "auth", "server")
+            for name in ("prometheus", "step", "interval", "history", "store", "model", "kubernetes", "auth", "server")
             if getattr(config, name) != getattr(old, name)
         ]
         if fixed:

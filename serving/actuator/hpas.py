@@ -41,6 +41,8 @@ def parse(told: Mapping[str, Any]) -> Hpa:
         deleting=metadata.get("deletionTimestamp") is not None,
         scaled_object=_scaled_object(metadata),
         current_replicas=current if isinstance(current, int) else None,
+        target_ratio=_target_ratio(spec.get("metrics")),
+        scale_target=_scale_target(spec.get("scaleTargetRef")),
     )
 
 
@@ -83,6 +85,26 @@ def _scaled_object(metadata: Mapping[str, Any]) -> str | None:
     labels = metadata.get("labels")
     found = labels.get(_KEDA_LABEL) if isinstance(labels, dict) else None
     return None if found is None else str(found)
+
+
+def _scale_target(told: Any) -> str | None:
+    if not isinstance(told, dict) or not told.get("kind") or not told.get("name"):
+        return None
+    return f"{told['kind']}/{told['name']}"
+
+
+def _target_ratio(metrics: Any) -> float | None:
+    """Target utilization as a fraction: of CPU where there is one, else of the first resource that has one."""
+    found: dict[str, float] = {}
+    for one in metrics if isinstance(metrics, list) else []:
+        resource = one.get("resource") if isinstance(one, dict) else None
+        if not isinstance(resource, dict):
+            continue
+        target = resource.get("target")
+        value = target.get("averageUtilization") if isinstance(target, dict) else None
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            found.setdefault(str(resource.get("name")), value / 100.0)
+    return found.get("cpu", next(iter(found.values()), None))
 
 
 def _whole(value: Any, what: str, name: str) -> int:

@@ -121,7 +121,7 @@ class Kube:
                     yield from (line for line in lines if line.strip())
                     if len(rest) > MOST_BYTES:
                         raise KubeError(Kind.UNREACHABLE, "a watch event without an end")
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, RuntimeError) as error:
                 raise KubeError(Kind.UNREACHABLE, f"the watch broke off: {_words(error)}") from error
 
     def get_hpa(self, namespace: str, name: str) -> Json:
@@ -285,7 +285,7 @@ class _Answer:
         kube = self._kube
         try:
             self._response = kube._client.send(self._request, stream=True)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, RuntimeError) as error:  # RuntimeError: the client was closed, the process ends
             self._count("none")
             raise KubeError(Kind.UNREACHABLE, f"{kube.access.server}: no answer: {_words(error)}") from error
         self._count(str(self._response.status_code))

@@ -85,7 +85,7 @@ class Service:
                     self._items = self._body(response, deadline)
                     self._etag = response.headers.get("etag", "")
                 date = response.headers.get("date")
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:  # RuntimeError: closed
             raise ServiceError(f"{self.url}: no service answers: {error or type(error).__name__}") from error
         try:
             now = parsedate_to_datetime(date or "")

@@ -66,6 +66,8 @@ class Hpa:
     deleting: bool = False
     scaled_object: str | None = None  # of KEDA
     current_replicas: int | None = None
+    target_ratio: float | None = None  # of CPU utilization, else of another resource's; not for the actuator
+    scale_target: str | None = None  # kind/name
 
     @property
     def key(self) -> str:

@@ -171,8 +171,12 @@ class Actuator:
         )
 
     def close(self) -> None:
-        """Waits for the writes that are under way; they end within seconds."""
+        """Waits for the writes that are under way, and for what is to be said; both end within seconds."""
         self._workers.shutdown(wait=True, cancel_futures=True)
+        while not self.inbox.empty():  # what the last writes brought is told, too
+            if isinstance(message := self.inbox.get_nowait(), Done):
+                self.handle(message)
+        self._teller.close()
 
     # --- what comes in ---
 
@@ -554,6 +558,7 @@ class Process:
             self._turn()
             if self.leadership is not None and self.leadership.lost:
                 _log.error("the lease is lost (%s): this process ends", self.leadership.trouble)
+                self.actuator.close()
                 return 1
         self.actuator.close()
         if self.leadership is not None:

@@ -56,10 +56,22 @@ class Teller:
         self.dropped = 0
         self.standing: dict[tuple[str, str], dict[Code, tuple[str, float]]] = {}  # ("namespace/hpa", who says so) ->
         self._kube, self._me, self._monotonic, self._wall = kube, me, monotonic, wall
-        self._waiting: queue.Queue[Json] = queue.Queue(MOST_WAITING)
+        self._waiting: queue.Queue[Json | None] = queue.Queue(MOST_WAITING)
         self._trouble = ""
+        self._thread: threading.Thread | None = None
         if kube is not None:
-            threading.Thread(target=self._post, name="events", daemon=True).start()
+            self._thread = threading.Thread(target=self._post, name="events", daemon=True)
+            self._thread.start()
+
+    def close(self, seconds: float = 5.0) -> None:
+        """Posts what is waiting, for at most so long."""
+        if self._thread is None:
+            return
+        try:
+            self._waiting.put(None, timeout=seconds)
+        except queue.Full:
+            return
+        self._thread.join(seconds)
 
     def once(self, hpa: Hpa, said: Said, more: str = "") -> None:
         """Something happened."""
@@ -107,6 +119,8 @@ class Teller:
         assert self._kube is not None
         while True:
             body = self._waiting.get()
+            if body is None:
+                return
             try:
                 self._kube.create_event(body["metadata"]["namespace"], body)
                 self._trouble = ""

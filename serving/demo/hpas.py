@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from forecaster.domain import Recommendation
+from forecaster.domain import HpaFacts, Recommendation
 from forecaster.reasons import ReasonCode
 from serving.actuator.policy import (
+    MANAGER,
     OWNERS,
     USERS_OWN,
     Hpa,
@@ -26,6 +27,7 @@ from serving.actuator.policy import (
     Take,
     decide,
     marks_of,
+    read_users_own,
     recognise,
 )
 from serving.demo.services import NAMESPACE, SERVICES
@@ -63,6 +65,19 @@ class SimulatedHpas:
         """`minReplicas` as it stands in each HPA."""
         return {name: hpa.min_replicas for name, hpa in self.hpas.items()}
 
+    def facts(self) -> dict[str, HpaFacts]:
+        """As the service reads them from the API server: `forecaster.ports.HpaReader`."""
+        return {
+            hpa.key: HpaFacts(
+                uid=hpa.uid,
+                min_replicas=hpa.min_replicas,
+                users_own=read_users_own(hpa.users_own) if hpa.ours else None,
+                max_replicas=hpa.max_replicas,
+                owner=MANAGER if hpa.ours else ", ".join(owner.manager for owner in hpa.owners),
+            )
+            for hpa in self.hpas.values()
+        }
+
     def obey(self, recommendations: Sequence[Recommendation], now: float) -> None:
         """One pass of the actuator at `now` (Unix seconds of the simulation)."""
         offers = {one.hpa: self._offer(one) for one in recommendations if one.hpa in self.hpas}
@@ -77,8 +92,7 @@ class SimulatedHpas:
         return Offer(
             namespace=one.namespace,
             hpa=one.hpa,
-            # The service does not read HPAs itself yet; kube-state-metrics, simulated or real, tells no uid.
-            hpa_uid=one.hpa_uid if one.hpa_uid is not None else self.hpas[one.hpa].uid,
+            hpa_uid=one.hpa_uid,
             floor=one.floor,
             mode=one.mode.value,
             expires_at=one.valid_until.timestamp(),
