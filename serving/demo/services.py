@@ -71,7 +71,7 @@ SERVICES = (
         max_replicas=80,
         pays=True,
         sentence="A JVM that takes 90 s to start, and a newsletter at ten and at six that nearly doubles the load in "
-        "minutes: prediction pays. A flash crowd that nobody announced it cannot foresee.",
+        "minutes: prediction pays as far as it foresees the newsletter. A flash crowd that nobody announced it cannot.",
     ),
     DemoService(
         INVOICES,
@@ -82,7 +82,7 @@ SERVICES = (
         max_replicas=60,
         pays=True,
         sentence="A batch at each full hour triples the load at once, and a pod takes 120 s to start: the HPA is late "
-        "24 times a day. Prediction pays.",
+        "24 times a day. Prediction pays, at the price of replicas that are kept for minutes around each batch.",
     ),
     DemoService(
         CATALOG,
