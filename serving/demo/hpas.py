@@ -6,10 +6,10 @@ The decisions are those of `serving/actuator/policy.py`; only the API server is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from forecaster.domain import Recommendation
+from forecaster.domain import HpaFacts, Recommendation
 from forecaster.reasons import ReasonCode
 from serving.actuator.policy import (
     OWNERS,
@@ -29,6 +29,7 @@ from serving.actuator.policy import (
     recognise,
 )
 from serving.demo.services import NAMESPACE, SERVICES
+from serving.hpa_reader import facts_of
 
 KUBECTL = Owner("kubectl-client-side-apply", "Update", "autoscaling/v2")
 
@@ -63,6 +64,10 @@ class SimulatedHpas:
         """`minReplicas` as it stands in each HPA."""
         return {name: hpa.min_replicas for name, hpa in self.hpas.items()}
 
+    def facts(self) -> Mapping[str, HpaFacts]:
+        """What the service reads of them at the API server."""
+        return {hpa.key: facts_of(hpa) for hpa in self.hpas.values()}
+
     def obey(self, recommendations: Sequence[Recommendation], now: float) -> None:
         """One pass of the actuator at `now` (Unix seconds of the simulation)."""
         offers = {one.hpa: self._offer(one) for one in recommendations if one.hpa in self.hpas}
@@ -77,8 +82,7 @@ class SimulatedHpas:
         return Offer(
             namespace=one.namespace,
             hpa=one.hpa,
-            # The service does not read HPAs itself yet; kube-state-metrics, simulated or real, tells no uid.
-            hpa_uid=one.hpa_uid if one.hpa_uid is not None else self.hpas[one.hpa].uid,
+            hpa_uid=one.hpa_uid,
             floor=one.floor,
             mode=one.mode.value,
             expires_at=one.valid_until.timestamp(),

@@ -95,6 +95,7 @@ class Demo:
             span=timedelta(days=history_days),
             source=self.world.source,
             forecasters=server.forecasters,
+            hpas=self.hpas,
         )
         self.loop = Loop(
             self.cycle,
