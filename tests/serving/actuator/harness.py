@@ -48,10 +48,12 @@ class FakeService:
         self.status = 200
         self.body: bytes | None = None  # instead of the recommendations
         self.dead = False
+        self.token: str | None = None  # the one that is taken; None: any
         self.asked = 0
         self._changed = threading.Condition()
         self._serial = itertools.count(1)
         self._etag = 'W/"0"'
+        self._anew = False
         self._made_at = self.now()
         outer = self
 
@@ -91,6 +93,12 @@ class FakeService:
             self._made_at = self.now()
             self._changed.notify_all()
 
+    def again(self) -> None:
+        """The same decisions, made anew now: whoever waits is answered 304."""
+        with self._changed:
+            self._anew, self._made_at = True, self.now()
+            self._changed.notify_all()
+
     def recommend(self, *items: dict[str, Any]) -> None:
         """Made now; their madeAt is filled in."""
         self.items = [{"madeAt": self.now().isoformat(), **item} for item in items]
@@ -102,11 +110,23 @@ class FakeService:
             handler.connection.close()
             return
         after = unquote(handler.path.partition("after=")[2])
+        refused = self.token is not None and handler.headers.get("Authorization") != f"Bearer {self.token}"
+        if refused:
+            handler.send_response(401)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         if after:
             with self._changed:
-                known = self._etag
-                if known == after:
-                    self._changed.wait_for(lambda: self._etag != known, 30.0)
+                if self._etag == after:
+                    self._changed.wait_for(lambda: self._etag != after or self._anew, 30.0)
+                if self._etag == after and self._anew:
+                    self._anew = False
+                    handler.send_response(304)
+                    handler.send_header("ETag", self._etag)
+                    handler.send_header("Made-At", self._made_at.isoformat())
+                    handler.end_headers()
+                    return
         body = self.body if self.body is not None else json.dumps({"items": self.items, "next": None}).encode()
         handler.send_response(self.status)
         handler.send_header("ETag", self._etag)
@@ -202,16 +222,21 @@ def actuating(
     settings: Settings | None = None,
     me: str = "one",
     user: str = "actuator",
+    wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    lease_clock: Callable[[], float] = time.monotonic,
+    bearer: Bearer | None = None,
+    token: Callable[[], str | None] = lambda: None,
 ) -> Iterator[Running]:
+    """`wall`: the actuator's; `lease_clock`: by it, leases are held and taken over."""
     settings = settings or Settings(apply=True)
     clock = Clock()
-    kube = Kube(access(server, user))
-    leadership = Leadership(kube, OWN, NAME, me) if settings.apply else None
+    kube = Kube(access(server, user) if bearer is None else Access(server.url, "a test", OWN, bearer=bearer))
+    leadership = Leadership(kube, OWN, NAME, me, lease_clock, wall) if settings.apply else None
     if leadership is not None:
         kube.may_write = leadership.may_write
     teller = Teller(kube if settings.apply else None, me)
     actuator = Actuator(kube, Keep(kube, OWN, NAME), teller, settings, kube.may_write, clock)
-    poll = Service(service.url, monotonic=clock)
+    poll = Service(service.url, token, clock, wall)
     process = Process(actuator, kube, poll, leadership)
     one = Running(server, service, clock, actuator, process, kube, teller, leadership)
     one.thread = threading.Thread(target=lambda: one.code.append(process.run()), daemon=True)
