@@ -188,7 +188,7 @@ def _trusting(authority: bytes) -> ssl.SSLContext:
     """Trusts these authorities and no other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(cadata=authority.decode("ascii", errors="replace"))  # a comment may be anything
+        context.load_verify_locations(cadata=authority.decode("ascii", errors="ignore"))  # a comment may be anything
     except (ssl.SSLError, ValueError):
         raise InputError("the certificate authority of the API server is not PEM") from None
     return context

@@ -283,9 +283,9 @@ class Actuator:
         if hpa is not None and key in self._keep.entries:
             self._keep_later({key: None})
 
-    def _keep_later(self, changes: Mapping[str, Kept | None]) -> None:
+    def _keep_later(self, changes: Mapping[str, Kept | None], seen: Mapping[str, Kept | None] | None = None) -> None:
         if self.settings.apply and self._may_write() and not self._closed:
-            self._workers.submit(self._keep_safely, changes)
+            self._workers.submit(self._keep_safely, changes, seen)
 
     def _on_answer(self, answer: Answer) -> None:
         self._well_again("the service")
@@ -446,15 +446,16 @@ class Actuator:
             for key, state in self.states.items()
             if key not in self._busy and (state.hold is not None or state.aside is not None)
         }
-        changes = {key: kept for key, kept in changes.items() if self._keep.entries.get(key) != kept}
+        entries = dict(self._keep.entries)
+        changes = {key: kept for key, kept in changes.items() if entries.get(key) != kept}
         scopes = self._listed
-        for key, kept in list(self._keep.entries.items()):
+        for key, kept in entries.items():
             read = None in scopes or key.partition("/")[0] in scopes
             known = self.hpas.get(key)
             if read and (known is None or (known.uid != kept.uid and key not in changes)):
                 changes[key] = None
         if changes:
-            self._keep_later(changes)
+            self._keep_later(changes, {key: entries.get(key) for key in changes})
 
     def _first_state(self, hpa: Hpa) -> HpaState:
         state = recognise(hpa, self._keep.hold_of(hpa.key, hpa.uid))
@@ -583,10 +584,10 @@ class Actuator:
             self._keep_safely({hpa.key: None if aside is None else Kept(hpa.uid, None, aside)})
         return done(found)
 
-    def _keep_safely(self, changes: Mapping[str, Kept | None]) -> None:
+    def _keep_safely(self, changes: Mapping[str, Kept | None], seen: Mapping[str, Kept | None] | None = None) -> None:
         """The annotation holds the user's value, too: a store that fails stops no write."""
         try:
-            self._keep.write(changes)
+            self._keep.write(changes, seen)
         except KubeError as error:
             self.counts.store_failed += 1
             _log.warning("ConfigMap %s/%s: %s", self._keep.namespace, self._keep.name, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from serving.actuator.keep import Keep
 from serving.actuator.kube import Kube
 from serving.actuator.leader import Leadership
 from serving.actuator.offers import Service
-from serving.actuator.run import Actuator, Process, Settings
+from serving.actuator.run import TICK_SECONDS, Actuator, Process, Settings
 from serving.actuator.status import metrics
 from serving.actuator.telling import Teller
 from tests.apiserver import CONFIG_MAP, EVENT, FakeApiServer, right
@@ -77,7 +78,7 @@ class FakeService:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.offset
@@ -104,10 +105,15 @@ class FakeService:
         self.items = [{"madeAt": self.now().isoformat(), **item} for item in items]
         self.wake()
 
+    def _hung_up(self, handler: BaseHTTPRequestHandler) -> bool:
+        if self.dead:
+            handler.close_connection = True
+            handler.connection.shutdown(socket.SHUT_RDWR)
+        return self.dead
+
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.asked += 1
-        if self.dead:
-            handler.connection.close()
+        if self._hung_up(handler):
             return
         after = unquote(handler.path.partition("after=")[2])
         refused = self.token is not None and handler.headers.get("Authorization") != f"Bearer {self.token}"
@@ -127,6 +133,8 @@ class FakeService:
                     handler.send_header("Made-At", self._made_at.isoformat())
                     handler.end_headers()
                     return
+        if self._hung_up(handler):
+            return
         body = self.body if self.body is not None else json.dumps({"items": self.items, "next": None}).encode()
         handler.send_response(self.status)
         handler.send_header("ETag", self._etag)
@@ -165,7 +173,10 @@ class Running:
         """Waits until the deciding thread has looked at everything again."""
         for _ in range(count):
             seen = self.actuator.turns
+            self.clock.ahead += TICK_SECONDS
+            self.actuator.inbox.put(None)  # type: ignore[arg-type]  # wakes it, and says nothing
             self.settles(lambda seen=seen: self.actuator.turns > seen)  # type: ignore[misc]
+        self.server.wait_for(lambda: not self.actuator._busy, 0.3)
 
     def events(self, name: str = "checkout") -> list[str]:
         return [f"{one['reason']}: {one['note']}" for one in self.server.all(EVENT) if one["regarding"]["name"] == name]
@@ -184,12 +195,14 @@ class Running:
         return self.code[0]
 
 
-def item(server: FakeApiServer, floor: int | None, name: str = "checkout", **more: Any) -> dict[str, Any]:
+def item(
+    server: FakeApiServer, floor: int | None, name: str = "checkout", namespace: str = "shop", **more: Any
+) -> dict[str, Any]:
     """A recommendation as the service gives it, but for madeAt."""
-    uid = server.get("shop", name)["metadata"]["uid"]
+    uid = server.get(namespace, name)["metadata"]["uid"]
     return {
         "workload": name,
-        "namespace": "shop",
+        "namespace": namespace,
         "hpa": name,
         "hpaUid": uid,
         "floor": floor,
@@ -250,6 +263,12 @@ def actuating(
         server.drop_watches()
         kube.close()
         poll.close()
+
+
+def managed(server: FakeApiServer, name: str = "checkout", namespace: str = "shop") -> list[dict[str, Any]]:
+    """managedFields without times."""
+    entries = server.get(namespace, name)["metadata"]["managedFields"]
+    return [{key: value for key, value in entry.items() if key != "time"} for entry in entries]
 
 
 def access(server: FakeApiServer, user: str = "actuator") -> Access:
