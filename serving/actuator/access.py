@@ -12,6 +12,7 @@ import os
 import ssl
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,19 +30,28 @@ PLUGIN_SECONDS = 60.0
 
 
 class Bearer:
-    """A token that may change. `read` gives (token, monotonic seconds until which it surely counts)."""
+    """A token that may change. `read` gives (token, for how many seconds it surely counts). For several threads."""
 
     def __init__(
-        self, read: Callable[[], tuple[str | None, float]], monotonic: Callable[[], float] = time.monotonic
+        self,
+        read: Callable[[], tuple[str | None, float]],
+        monotonic: Callable[[], float] = time.monotonic,
+        changes: bool = False,
     ) -> None:
+        """`changes`: reading again may bring another one."""
+        self.changes = changes
         self._read, self._monotonic = read, monotonic
         self._token: str | None = None
         self._until = float("-inf")
+        self._lock = threading.Lock()  # a plugin runs once, not once for each thread
 
     def __call__(self) -> str | None:
-        if self._monotonic() >= self._until:
-            self._token, self._until = self._read()
-        return self._token
+        """Raises InputError."""
+        with self._lock:
+            if self._monotonic() >= self._until:
+                token, seconds = self._read()
+                self._token, self._until = token, self._monotonic() + seconds
+            return self._token
 
     def refused(self) -> None:
         """The server did not take it: read it anew at the next use."""
@@ -58,7 +68,7 @@ class Access:
     verify: ssl.SSLContext | bool = True
     bearer: Bearer = field(default_factory=lambda: Bearer(lambda: (None, float("inf"))), repr=False)
     server_name: str | None = None  # of the certificate, where it is not the host's
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # it may hold a password
 
 
 def find(
@@ -102,7 +112,7 @@ def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Ac
         where="the pod's service account",
         namespace=namespace.read_text().strip() if namespace.exists() else "default",
         verify=_trusting(_file(folder / "ca.crt")),
-        bearer=Bearer(_from_file(token)),
+        bearer=Bearer(_from_file(token), changes=True),
     )
 
 
@@ -131,8 +141,8 @@ def from_kubeconfig(path: Path, context: str | None = None) -> Access:
         namespace=str(chosen.get("namespace") or "default"),
         verify=verify,
         bearer=_bearer(path, user),
-        server_name=cluster.get("tls-server-name"),
-        proxy=cluster.get("proxy-url"),
+        server_name=str(cluster["tls-server-name"]) if cluster.get("tls-server-name") else None,
+        proxy=str(cluster["proxy-url"]) if cluster.get("proxy-url") else None,
     )
 
 
@@ -185,7 +195,7 @@ def _trusting(authority: bytes) -> ssl.SSLContext:
     """Trusts these authorities and no other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context.load_verify_locations(cadata=authority.decode("ascii"))
+        context.load_verify_locations(cadata=authority.decode("ascii", errors="ignore"))  # a comment may be anything
     except (ssl.SSLError, ValueError):
         raise InputError("the certificate authority of the API server is not PEM") from None
     return context
@@ -204,7 +214,7 @@ def _add_certificate(path: Path, user: Mapping[str, Any], context: ssl.SSLContex
             place.touch(mode=0o600)
             place.write_bytes(content)
         try:
-            context.load_cert_chain(first, second)
+            context.load_cert_chain(first, second, password="")
         except (ssl.SSLError, OSError):
             raise InputError(f"{path}: the client certificate and its key do not fit, or are not PEM") from None
 
@@ -212,30 +222,48 @@ def _add_certificate(path: Path, user: Mapping[str, Any], context: ssl.SSLContex
 def _bearer(path: Path, user: Mapping[str, Any]) -> Bearer:
     if user.get("auth-provider"):
         raise InputError(f"{path}: auth-provider is no longer supported by Kubernetes: use an exec plugin")
+    if any(user.get(key) for key in ("as", "as-uid", "as-groups", "as-user-extra")):
+        raise InputError(f"{path}: acting as somebody else (as: …) is not supported: give that user's credentials")
     if user.get("tokenFile"):
-        return Bearer(_from_file(path.parent / str(user["tokenFile"])))
+        return Bearer(_from_file(path.parent / str(user["tokenFile"])), changes=True)
     if user.get("token"):
-        token = str(user["token"])
+        token = str(user["token"]).strip()
+        if not _sendable(token):
+            raise InputError(f"{path}: users: what stands as token is none")
         return Bearer(lambda: (token, float("inf")))
     if user.get("exec"):
-        return Bearer(_from_plugin(path, user["exec"]))
+        if not isinstance(user["exec"], dict) or not user["exec"].get("command"):
+            raise InputError(f"{path}: users: exec has no command")
+        return Bearer(_from_plugin(path, user["exec"]), changes=True)
     return Bearer(lambda: (None, float("inf")))
 
 
 def _from_file(path: Path) -> Callable[[], tuple[str | None, float]]:
     def read() -> tuple[str | None, float]:
-        token = _file(path).decode("ascii", errors="replace").strip()
-        if not token or not token.isprintable() or " " in token:
+        token = _file(path).decode(errors="replace").strip()
+        if not _sendable(token):
             raise InputError(f"{path} does not hold a token")
-        return token, time.monotonic() + REREAD_SECONDS
+        return token, REREAD_SECONDS
 
     return read
 
 
+def _sendable(token: str) -> bool:
+    """Whether it can stand in a header: the HTTP library would put one that cannot into the text of its error."""
+    return bool(token) and token.isascii() and token.isprintable() and " " not in token
+
+
 def _from_plugin(path: Path, told: Mapping[str, Any]) -> Callable[[], tuple[str | None, float]]:
     """A client-go credential plugin: it prints an ExecCredential."""
-    command = [str(told.get("command", "")), *[str(one) for one in told.get("args") or []]]
-    more = {str(one["name"]): str(one["value"]) for one in told.get("env") or [] if isinstance(one, dict)}
+    program, given, extra = str(told["command"]), told.get("args"), told.get("env")
+    if os.sep in program:
+        program = str(path.parent / program)  # as kubectl: relative to the kubeconfig
+    command = [program, *[str(one) for one in (given if isinstance(given, list) else [])]]
+    more = {
+        str(one.get("name")): str(one.get("value") or "")
+        for one in (extra if isinstance(extra, list) else [])
+        if isinstance(one, dict) and one.get("name")
+    }
     ask = {"apiVersion": told.get("apiVersion"), "kind": "ExecCredential", "spec": {"interactive": False}}
 
     def read() -> tuple[str | None, float]:
@@ -246,13 +274,14 @@ def _from_plugin(path: Path, told: Mapping[str, Any]) -> Callable[[], tuple[str 
             )
             status = msgspec.json.decode(done.stdout)["status"]
             token, until = status.get("token"), status.get("expirationTimestamp")
-        except (OSError, subprocess.SubprocessError, msgspec.DecodeError, KeyError, TypeError, AttributeError):
+            left = REREAD_SECONDS
+            if until is not None:
+                left = max(1.0, (datetime.fromisoformat(until) - datetime.now(UTC)).total_seconds() - REREAD_SECONDS)
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError, AttributeError):
+            # ValueError: also what is no JSON, and a time that is none
             raise InputError(f"{path}: exec plugin {command[0]!r} gave no credential: run it by hand") from None
-        if not isinstance(token, str):
+        if not isinstance(token, str) or not _sendable(token):
             raise InputError(f"{path}: exec plugin {command[0]!r} gave no token (certificates are not supported)")
-        left = REREAD_SECONDS
-        if isinstance(until, str):
-            left = max(0.0, (datetime.fromisoformat(until) - datetime.now(UTC)).total_seconds() - REREAD_SECONDS)
-        return token, time.monotonic() + left
+        return token, left
 
     return read

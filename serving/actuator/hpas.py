@@ -10,8 +10,10 @@ from serving.actuator.policy import MANAGER, MODE, OWNERS, USERS_OWN, Hpa, Owner
 _KEDA_LABEL = "scaledobject.keda.sh/name"
 
 
-def parse(told: Mapping[str, Any]) -> Hpa:
+def parse(told: Any) -> Hpa:
     """Raises ValueError, with what is wrong, for what is no HPA."""
+    if not isinstance(told, dict):
+        raise ValueError(f"{type(told).__name__} is no object")
     metadata, spec = told.get("metadata"), told.get("spec")
     if not isinstance(metadata, dict) or not isinstance(spec, dict):
         raise ValueError("an object without metadata or spec")
@@ -23,7 +25,7 @@ def parse(told: Mapping[str, Any]) -> Hpa:
     annotations = metadata.get("annotations")
     if not isinstance(annotations, dict):
         annotations = {}
-    owners, ours, marked = _ownership(metadata.get("managedFields"))
+    owners, ours, marked, noted = _ownership(metadata.get("managedFields"))
     low = spec.get("minReplicas")
     return Hpa(
         namespace=namespace,
@@ -35,9 +37,10 @@ def parse(told: Mapping[str, Any]) -> Hpa:
         owners=owners,
         ours=ours,
         marked=marked,
-        users_own=annotations.get(USERS_OWN),
-        former=annotations.get(OWNERS),
-        mode=annotations.get(MODE),
+        # Only what we wrote ourselves is our memory: exported with the HPA and applied again, it is somebody's text.
+        users_own=_text(annotations.get(USERS_OWN)) if USERS_OWN in noted else None,
+        former=_text(annotations.get(OWNERS)) if OWNERS in noted else None,
+        mode=_text(annotations.get(MODE)),
         deleting=metadata.get("deletionTimestamp") is not None,
         scaled_object=_scaled_object(metadata),
         current_replicas=current if isinstance(current, int) else None,
@@ -61,25 +64,43 @@ def owner_of(entry: Mapping[str, Any]) -> Owner:
     return Owner(str(entry.get("manager")), str(entry.get("operation")), str(entry.get("apiVersion")))
 
 
-def _ownership(entries: Any) -> tuple[tuple[Owner, ...], bool, bool]:
-    """(owners of spec.minReplicas without us, whether we own it, whether we own anything)."""
+def _ownership(entries: Any) -> tuple[tuple[Owner, ...], bool, bool, frozenset[str]]:
+    """(owners of spec.minReplicas without us, whether we own it, whether we own anything, our annotations)."""
     owners: list[Owner] = []
     ours = marked = False
+    noted: frozenset[str] = frozenset()
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, dict):
             continue
         mine = is_ours(entry)
         marked |= mine
+        if mine:
+            noted |= _annotations(entry)
         if holds_minimum(entry):
             if mine:
                 ours = True
             else:
                 owners.append(owner_of(entry))
-    return tuple(owners), ours, marked
+    return tuple(owners), ours, marked, noted
+
+
+def _annotations(entry: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the annotations that an entry of managedFields owns."""
+    found: Any = entry
+    for key in ("fieldsV1", "f:metadata", "f:annotations"):
+        found = found.get(key)
+        if not isinstance(found, dict):
+            return frozenset()
+    return frozenset(str(name).removeprefix("f:") for name in found)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _scaled_object(metadata: Mapping[str, Any]) -> str | None:
-    for one in metadata.get("ownerReferences") or []:
+    references = metadata.get("ownerReferences")
+    for one in references if isinstance(references, list) else []:
         if isinstance(one, dict) and one.get("kind") == "ScaledObject":
             return str(one.get("name"))
     labels = metadata.get("labels")

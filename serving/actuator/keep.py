@@ -16,6 +16,8 @@ import msgspec
 from serving.actuator.kube import Kube
 from serving.actuator.policy import Hold, read_owners, read_users_own, write_owners
 
+LONGEST_KEY = 253  # of a ConfigMap; a longer "namespace/hpa" has its annotation alone
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -55,10 +57,19 @@ class Keep:
         kept = self.entries.get(key)
         return kept.aside if kept is not None and kept.uid == uid else None
 
-    def write(self, changes: Mapping[str, Kept | None]) -> None:
-        """Adds, replaces, or (None) removes entries. Raises KubeError; then nothing has changed here."""
+    def write(self, changes: Mapping[str, Kept | None], seen: Mapping[str, Kept | None] | None = None) -> None:
+        """Adds, replaces, or (None) removes entries. Raises KubeError; then nothing has changed here.
+
+        With `seen`: only those that are still as they were when the change was thought of.
+        """
         with self._lock:
-            wanted = {key: kept for key, kept in changes.items() if self.entries.get(key) != kept}
+            wanted = {
+                key: kept
+                for key, kept in changes.items()
+                if self.entries.get(key) != kept
+                and len(key) <= LONGEST_KEY
+                and (seen is None or self.entries.get(key) == seen.get(key))
+            }
             if not wanted:
                 return
             data = {key.replace("/", "_"): None if kept is None else write(kept) for key, kept in wanted.items()}

@@ -20,7 +20,7 @@ from serving.actuator.policy import MANAGER
 
 Json = dict[str, Any]
 
-WRITE_SECONDS = 5.0  # a write ends within this, so that none outlives the lease it was made under
+WRITE_SECONDS = 5.0  # a write is on its way within this, or is not sent: none outlives the lease it was made under
 READ_SECONDS = 15.0
 LIST_SECONDS = 60.0
 PAGE = 250
@@ -44,7 +44,7 @@ class Kind(StrEnum):
     EXPIRED = "expired"  # a resourceVersion too old to go on from
     THROTTLED = "throttled"
     SERVER = "server"  # 5xx
-    UNREACHABLE = "unreachable"  # no answer: whether it was done is not known
+    UNREACHABLE = "unreachable"  # no answer, or one that cannot be read
     NOT_ALLOWED = "not_allowed"  # by ourselves: a dry run, or another actuator holds the lease
 
 
@@ -64,8 +64,8 @@ class KubeError(ClusterError):
 
     @property
     def unknown(self) -> bool:
-        """Whether it was done cannot be told: read before writing again."""
-        return self.kind is Kind.UNREACHABLE or self.status == 504
+        """Whether it was done cannot be told (a proxy's 502 tells nothing): read before writing again."""
+        return self.kind in (Kind.UNREACHABLE, Kind.SERVER)
 
 
 class Kube:
@@ -77,7 +77,7 @@ class Kube:
         monotonic: Callable[[], float] = time.monotonic,
         may_write: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`may_write` is asked before each write to an HPA; False refuses it."""
+        """`may_write` is asked right before each write to an HPA or to the store is sent; False refuses it."""
         self.access = access
         self.may_write = may_write
         self.requests: dict[tuple[str, str], int] = {}  # (verb, status) -> count
@@ -88,7 +88,8 @@ class Kube:
             proxy=access.proxy,
             trust_env=False,
             headers={"User-Agent": "forecaster-actuator", "Accept": "application/json"},
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=30.0),
+            # No upper limit: a watch for each namespace must not take the connection that the lease needs.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=30.0),
         )
 
     def close(self) -> None:
@@ -130,18 +131,25 @@ class Kube:
     def apply_hpa(self, namespace: str, name: str, body: Json, force: bool = False) -> Json:
         """Server-side apply. The body must carry metadata.uid, or it would make an HPA that was deleted."""
         assert body["metadata"]["uid"], "an apply without uid can create"
-        self._allowed()
         query = {"fieldManager": MANAGER, "force": "true" if force else "false"}
         path = f"{_hpas(namespace)}/{name}"
-        return self._json("apply", "PATCH", path, query=query, body=body, content=APPLY, seconds=WRITE_SECONDS)
+        return self._json(
+            "apply", "PATCH", path, query=query, body=body, content=APPLY, seconds=WRITE_SECONDS, guarded=True
+        )
 
     def patch_hpa(self, namespace: str, name: str, steps: Sequence[Json]) -> Json:
         """A JSON patch."""
-        self._allowed()
         path = f"{_hpas(namespace)}/{name}"
         query = {"fieldManager": MANAGER}
         return self._json(
-            "patch", "PATCH", path, query=query, body=list(steps), content=JSON_PATCH, seconds=WRITE_SECONDS
+            "patch",
+            "PATCH",
+            path,
+            query=query,
+            body=list(steps),
+            content=JSON_PATCH,
+            seconds=WRITE_SECONDS,
+            guarded=True,
         )
 
     def _allowed(self) -> None:
@@ -171,7 +179,14 @@ class Kube:
         body = {"data": dict(data)}
         query = {"fieldManager": MANAGER}
         return self._json(
-            "patch_configmap", "PATCH", path, query=query, body=body, content=MERGE, seconds=WRITE_SECONDS
+            "patch_configmap",
+            "PATCH",
+            path,
+            query=query,
+            body=body,
+            content=MERGE,
+            seconds=WRITE_SECONDS,
+            guarded=True,
         )
 
     def may(self, verb: str, group: str, resource: str, namespace: str = "") -> bool:
@@ -199,12 +214,15 @@ class Kube:
         body: Any = None,
         content: str = "application/json",
         seconds: float = READ_SECONDS,
+        guarded: bool = False,
     ) -> Json:
         deadline = self._monotonic() + seconds
-        timeout = httpx.Timeout(seconds)
+        # Waiting for a connection, making it (TCP, then TLS) and sending end within `seconds` all together.
+        timeout = httpx.Timeout(pool=0.1 * seconds, connect=0.3 * seconds, write=0.2 * seconds, read=seconds)
         for attempt in (1, 2):
-            with self._send(verb, method, path, query or {}, body, content, timeout) as answer:
-                if answer.status_code == 401 and attempt == 1 and self.access.bearer() is not None:
+            with self._send(verb, method, path, query or {}, body, content, timeout, guarded) as answer:
+                late = self._monotonic() > deadline
+                if answer.status_code == 401 and attempt == 1 and not late and self.access.bearer.changes:
                     self.access.bearer.refused()  # rotated: the file holds a new one
                     continue
                 if answer.status_code >= 300:
@@ -228,11 +246,15 @@ class Kube:
         body: Any,
         content: str,
         timeout: httpx.Timeout,
+        guarded: bool = False,
     ) -> _Answer:
+        """`guarded`: only while we may write, asked after the token is there, for getting it can take long."""
         try:
             token = self.access.bearer()
         except InputError as error:
             raise KubeError(Kind.UNAUTHORISED, str(error)) from None
+        if guarded:
+            self._allowed()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if body is not None:
             headers["Content-Type"] = content
@@ -259,7 +281,7 @@ class Kube:
                     raise KubeError(Kind.UNREACHABLE, "the answer did not end in time", answer.status_code)
                 if size > MOST_BYTES:
                     raise KubeError(Kind.UNREACHABLE, "the answer has no end", answer.status_code)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, RuntimeError) as error:
             raise KubeError(Kind.UNREACHABLE, f"the answer broke off: {_words(error)}", answer.status_code) from error
         return b"".join(parts)
 
@@ -302,9 +324,11 @@ class _Answer:
 
 def refusal(status: int, told: Json, retry_after: str | None = None) -> KubeError:
     """What an answer that is no success means. `told`: a Status object, or {"message": …} of what came instead."""
-    details = told.get("details") if isinstance(told.get("details"), dict) else {}
-    assert isinstance(details, dict)
-    causes = [one for one in details.get("causes") or [] if isinstance(one, dict)]
+    details = told.get("details")
+    if not isinstance(details, dict):
+        details = {}
+    found = details.get("causes")
+    causes = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     message, reason = str(told.get("message", "")), told.get("reason")
     fields = frozenset(str(one.get("field", "")) for one in causes)
     wait = _seconds(retry_after)
@@ -325,10 +349,12 @@ def _kind(status: int, reason: Any, message: str, causes: Sequence[Json], fields
         if "metadata.uid" in fields:
             return Kind.REPLACED
         return Kind.INVALID
+    if status == 404 and reason == "NotFound":
+        return Kind.GONE
     simple = {
         401: Kind.UNAUTHORISED,
         403: Kind.FORBIDDEN,
-        404: Kind.GONE,
+        404: Kind.SERVER,  # a proxy's, or a path that nobody serves: nothing that was deleted
         410: Kind.EXPIRED,
         429: Kind.THROTTLED,
     }

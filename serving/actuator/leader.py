@@ -7,6 +7,7 @@ that none of them outlives the lease.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from serving.actuator.kube import Json, Kind, Kube, KubeError
 LEASE_SECONDS = 15.0
 RENEW_WITHIN = 10.0
 RETRY_SECONDS = 2.0
+_log = logging.getLogger("forecaster.actuator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,13 @@ class Seen:
 
 
 def observe(told: Json, before: Seen | None, now: float) -> Seen:
-    spec = told.get("spec") or {}
+    spec = _spec(told)
     version = str((told.get("metadata") or {}).get("resourceVersion") or "")
     if before is not None and before.version == version:
         return before
-    return Seen(version, str(spec.get("holderIdentity") or ""), float(spec.get("leaseDurationSeconds") or 0), now)
+    seconds = spec.get("leaseDurationSeconds")
+    lasts = float(seconds) if isinstance(seconds, int | float) else LEASE_SECONDS
+    return Seen(version, str(spec.get("holderIdentity") or ""), lasts, now)
 
 
 def may_take(seen: Seen, me: str, now: float) -> bool:
@@ -47,7 +51,7 @@ def may_take(seen: Seen, me: str, now: float) -> bool:
 def written(told: Json | None, name: str, namespace: str, me: str, wall: datetime) -> Json:
     """The Lease to send: a new one, or `told` renewed or taken over."""
     stamp = wall.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # exactly six decimals, or it is refused
-    before: dict[str, Any] = dict((told or {}).get("spec") or {})
+    before = _spec(told or {})
     moved = before.get("holderIdentity") != me
     spec = {
         "holderIdentity": me,
@@ -57,9 +61,15 @@ def written(told: Json | None, name: str, namespace: str, me: str, wall: datetim
         "leaseTransitions": int(before.get("leaseTransitions") or 0) + (1 if told is not None and moved else 0),
     }
     metadata: Json = {"name": name, "namespace": namespace}
-    if told is not None:
-        metadata["resourceVersion"] = told["metadata"]["resourceVersion"]
+    if told is not None:  # an update replaces all: labels that a chart gave it stay
+        kept = ("resourceVersion", "uid", "labels", "annotations", "ownerReferences", "finalizers")
+        metadata |= {key: told["metadata"][key] for key in kept if key in told["metadata"]}
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+
+
+def _spec(told: Json) -> dict[str, Any]:
+    spec = told.get("spec")
+    return dict(spec) if isinstance(spec, dict) else {}
 
 
 class Leadership:
@@ -103,6 +113,9 @@ class Leadership:
                 self.trouble = ""
             except KubeError as error:
                 self.trouble = str(error)
+            except Exception as error:  # the thread that renews must live
+                _log.exception("the lease %s/%s", self.namespace, self.name)
+                self.trouble = f"a fault of ours: {error}"
 
     def _turn(self, began: float) -> None:
         try:

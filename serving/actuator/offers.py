@@ -25,6 +25,7 @@ SPARE_SECONDS = 10.0
 MOST_BYTES = 64 * 2**20
 SKEW_SECONDS = 5.0  # clocks that differ by more are said to
 LONGEST_VALIDITY = 86_400.0
+FORGET_SECONDS = 86_400.0  # what the service has not spoken of for so long
 _CAUTION = ("observe", "recommend", "apply")
 
 
@@ -60,15 +61,22 @@ class Service:
         self._client = httpx.Client(trust_env=False, verify=verify, timeout=httpx.Timeout(POLL_SECONDS + SPARE_SECONDS))
         self._etag = ""
         self._items: list[Any] = []
-        self._known: dict[str, tuple[str, float]] = {}  # "namespace/hpa" -> (madeAt, expiry), the newest seen
+        self._known: dict[str, tuple[str, float, float]] = {}  # "namespace/hpa" -> (madeAt, expiry) and last seen
+        self.repeated = False  # the last answer was what we knew already: the service does not wait for news
 
     def close(self) -> None:
         self._client.close()
 
     def poll(self, wait: bool = True) -> Answer:
         """The next decisions; at the latest after POLL_SECONDS the same ones, made anew. Raises ServiceError."""
-        params = {"after": self._etag} if self._etag and wait else {}
-        token = self._token()
+        known = self._etag
+        params = {"after": known} if known and wait else {}
+        try:
+            token = self._token()
+        except InputError as error:
+            raise ServiceError(str(error)) from None
+        if token is not None and not (token.isascii() and token.isprintable()):  # the library would print it
+            raise ServiceError("the token for the service cannot stand in a header: check FORECASTER_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         deadline = self._monotonic() + POLL_SECONDS + SPARE_SECONDS
         made_at: str | None = None
@@ -84,16 +92,19 @@ class Service:
                 else:
                     self._items = self._body(response, deadline)
                     self._etag = response.headers.get("etag", "")
+                self.repeated = response.status_code == 200 and self._etag in ("", params.get("after", ""))
                 date = response.headers.get("date")
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:  # RuntimeError: closed
             raise ServiceError(f"{self.url}: no service answers: {error or type(error).__name__}") from error
         try:
             now = parsedate_to_datetime(date or "")
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):
             raise ServiceError(f"{self.url}: the answer has no Date: ages cannot be told") from None
+        if now.tzinfo is None:  # "-0000"
+            now = now.replace(tzinfo=UTC)
         skew = (now - self._wall()).total_seconds()
         answer = read(self._items, now, arrived, made_at)
-        return replace(answer, offers=self._never_younger(answer), skew_seconds=skew)
+        return replace(answer, offers=self._never_younger(answer, arrived), skew_seconds=skew)
 
     def _body(self, response: httpx.Response, deadline: float) -> list[Any]:
         parts, size = [], 0
@@ -111,7 +122,7 @@ class Service:
             raise ServiceError(f"{self.url}: what answers there is not Forecaster: check --url")
         return items
 
-    def _never_younger(self, answer: Answer) -> Mapping[str, Offer]:
+    def _never_younger(self, answer: Answer, arrived: float) -> Mapping[str, Offer]:
         offers = {}
         for key, offer in answer.offers.items():
             made_at = answer.made_at[key]
@@ -121,8 +132,10 @@ class Service:
             # old answer came late.
             if known is not None and made_at <= known[0]:
                 made_at, expires_at = known[0], min(known[1], expires_at)
-            self._known[key] = (made_at, expires_at)
+            self._known[key] = (made_at, expires_at, arrived)
             offers[key] = replace(offer, expires_at=expires_at)
+        if len(self._known) > len(offers):
+            self._known = {key: one for key, one in self._known.items() if arrived - one[2] < FORGET_SECONDS}
         return offers
 
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 from forecaster.errors import ClusterError
 from serving.actuator import hpas, leader, writes
@@ -21,6 +23,7 @@ from serving.actuator.policy import Hpa, LetGo, Restore, recognise
 
 ATTEMPTS = 5
 DELETED = "deleted in the meantime"
+T = TypeVar("T")
 _log = logging.getLogger("forecaster.actuator")
 
 
@@ -101,13 +104,26 @@ def restore_all(
     threading.Thread(target=renew, name="lease", daemon=True).start()
     try:
         try:
-            keep.load()
+            _trying(keep.load, sleep)
         except KubeError as error:
             _log.warning("ConfigMap %s/%s: %s; the annotations must do", keep.namespace, keep.name, error)
-        return [_restored(kube, keep, hpa, sleep) for scope in scopes for hpa in _ours(kube, scope)]
+        found = [_trying(partial(_ours, kube, scope), sleep) for scope in scopes]
+        return [_restored(kube, keep, hpa, sleep) for hpas_of in found for hpa in hpas_of]
     finally:
         ended.set()
         leadership.release()
+
+
+def _trying(work: Callable[[], T], sleep: Callable[[float], None]) -> T:
+    """More than once, where the server may only be busy or starting. Raises KubeError."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return work()
+        except KubeError as error:
+            if error.kind is Kind.GONE or attempt + 1 == ATTEMPTS:
+                raise
+            sleep(error.retry_after or 0.5 * 2**attempt)
+    raise AssertionError("the last attempt raises")
 
 
 def _ours(kube: Kube, scope: str | None) -> list[Hpa]:
@@ -150,4 +166,6 @@ def _restored(kube: Kube, keep: Keep, hpa: Hpa, sleep: Callable[[float], None]) 
             text = str(error)
             if attempt + 1 < ATTEMPTS:
                 sleep(error.retry_after or 0.5 * 2**attempt)
+        except ValueError as error:  # the next HPA must not wait for ever
+            text = f"the answer is no HPA: {error}"
     return Restored(hpa.key, before, hpa.min_replicas, text or "it changes all the time")

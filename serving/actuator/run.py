@@ -46,6 +46,10 @@ from serving.actuator.telling import Teller
 TICK_SECONDS = 1.0  # so often what depends on time alone is looked at
 WORKERS = 8
 LEAST_BACK_OFF, MOST_BACK_OFF = 1.0, 300.0
+MOST_WHILE_DOWN = 30.0  # back-off while the server does not answer, or with 5xx: it may be well again at any moment
+GRACE_SECONDS = 60.0  # after a start, for the service to answer, before floors that were found walk back
+STORE_AGAIN_SECONDS = 30.0  # between attempts to write to the store what is missing there
+QUICK_POLL, SLOW_WAIT = 1.0, 5.0  # a service that says the same at once is asked again after a while
 _HAPPENED = frozenset(  # told when they are done, or when they are noticed: not things that go on
     {
         Code.FLOOR_RAISED,
@@ -102,6 +106,7 @@ class Failing:
     until: float  # monotonic seconds before which it is left alone
     text: str
     read_first: bool = False
+    changes: int = 0  # times in a row that the HPA had changed meanwhile
 
 
 @dataclass(slots=True)
@@ -144,34 +149,53 @@ class Actuator:
         self._kube, self._keep, self._teller = kube, keep, teller
         self._may_write, self._monotonic = may_write, monotonic
         self._listed: set[str | None] = set()
+        self._refused: set[str | None] = set()  # scopes that we lastingly may not read
         self._dirty: set[str] = set()
         self._busy: set[str] = set()
         self._short: set[str] = set()  # got less than they wanted, for the limit on replicas added
-        self._pending: dict[str, int] = {}  # floors that workers are writing
+        self._pending: dict[str, tuple[int, int]] = {}  # what workers are writing: (floor, the user's own)
         self._wanted_at: dict[str, float] = {}
         self._stopped_until = -math.inf  # the API server asked for a pause
         self._tokens, self._tokens_at = settings.writes_per_second, monotonic()
-        self._swept_at = self._begin_at = -math.inf
+        self._swept_at = self._begin_at = self._stored_at = -math.inf
         self._leading = False
+        self._refusals = 0  # 403 for the store, in a row
+        self._closed = False
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="write")
         self._rng = random.Random()  # noqa: S311 - jitter
 
     @property
     def ready(self) -> bool:
-        """All scopes have been read once: before, an HPA that we hold could be unknown."""
-        return self._listed >= set(self.settings.scopes)
+        """All scopes have been read once: before, an HPA that we hold could be unknown.
+
+        One that we may not read does not stop the others: nothing there can be written either.
+        """
+        return bool(self._listed) and self._listed | self._refused >= set(self.settings.scopes)
 
     @property
     def added(self) -> int:
-        """Replicas that our floors add to the users' own values, over all HPAs."""
+        """Replicas that our floors add to the users' own values, over all HPAs. For any thread."""
         return sum(
             max(0, hpa.min_replicas - state.hold.users_own)
-            for key, state in self.states.items()
+            for key, state in list(self.states.items())
             if state.hold is not None and (hpa := self.hpas.get(key)) is not None
         )
 
+    @property
+    def _reserved(self) -> int:
+        """What `added` does not hold yet of the writes under way. The watch may tell of them before the worker does."""
+        more = 0
+        for key, (floor, own) in self._pending.items():
+            hpa, state = self.hpas.get(key), self.states.get(key)
+            if hpa is None or state is None:
+                continue
+            counted = max(0, hpa.min_replicas - state.hold.users_own) if state.hold is not None else 0
+            more += max(0, floor - own - counted)
+        return more
+
     def close(self) -> None:
         """Waits for the writes that are under way, and for what is to be said; both end within seconds."""
+        self._closed = True
         self._workers.shutdown(wait=True, cancel_futures=True)
         while not self.inbox.empty():  # what the last writes brought is told, too
             if isinstance(message := self.inbox.get_nowait(), Done):
@@ -189,8 +213,10 @@ class Actuator:
             case watching.Deleted(hpa=hpa):
                 if (known := self.hpas.get(hpa.key)) is None or known.uid == hpa.uid:
                     self._forget(hpa.key)
-            case watching.Trouble(scope=scope, text=text):
+            case watching.Trouble(scope=scope, text=text, forbidden=forbidden):
                 self._said_trouble(f"HPAs of {scope or 'all namespaces'}", text)
+                if forbidden:
+                    self._refused.add(scope)
             case Answer():
                 self._on_answer(message)
             case Unserved(text=text):
@@ -204,12 +230,23 @@ class Actuator:
             _log.warning("%s: %s", what, text)
         self.trouble[what] = text
 
-    def _well_again(self, what: str) -> None:
-        if self.trouble.pop(what, None) is not None:
-            _log.info("%s: well again", what)
+    def _well_again(self, what: str) -> bool:
+        if self.trouble.pop(what, None) is None:
+            return False
+        _log.info("%s: well again", what)
+        return True
+
+    def _try_again_soon(self, scope: str | None) -> None:
+        """The server answers again: what waited because it did not need not wait for its time."""
+        soon = self._monotonic() + LEAST_BACK_OFF
+        for key, failing in self.failing.items():
+            if failing.read_first and (scope is None or key.partition("/")[0] == scope):
+                failing.until = min(failing.until, soon)
 
     def _on_list(self, listed: watching.Listed) -> None:
-        self._well_again(f"HPAs of {listed.scope or 'all namespaces'}")
+        self._refused.discard(listed.scope)
+        if self._well_again(f"HPAs of {listed.scope or 'all namespaces'}"):
+            self._try_again_soon(listed.scope)
         for text in listed.invalid:
             _log.warning("an HPA is left alone: %s", text)
         found = {hpa.key for hpa in listed.found}
@@ -240,9 +277,15 @@ class Actuator:
         hpa = self.hpas.pop(key, None)
         self.states.pop(key, None)
         self.failing.pop(key, None)
+        self._short.discard(key)
+        self._wanted_at.pop(key, None)
         self._teller.forget(key)
-        if hpa is not None and key in self._keep.entries and self.settings.apply and self._may_write():
-            self._workers.submit(self._keep_safely, {key: None})
+        if hpa is not None and key in self._keep.entries:
+            self._keep_later({key: None})
+
+    def _keep_later(self, changes: Mapping[str, Kept | None], seen: Mapping[str, Kept | None] | None = None) -> None:
+        if self.settings.apply and self._may_write() and not self._closed:
+            self._workers.submit(self._keep_safely, changes, seen)
 
     def _on_answer(self, answer: Answer) -> None:
         self._well_again("the service")
@@ -260,6 +303,8 @@ class Actuator:
             before = self.offers.get(key)
             if before is None or before.floor != offer.floor:
                 self._wanted_at[key] = now
+        for key in [key for key in self._wanted_at if key not in answer.offers]:
+            del self._wanted_at[key]
         self._dirty.update(answer.offers, self.offers, answer.malformed, self.malformed)
         self.offers, self.malformed = answer.offers, answer.malformed
 
@@ -309,17 +354,21 @@ class Actuator:
         self._back_off(hpa, str(error), error)
 
     def _back_off(self, hpa: Hpa, text: str, error: KubeError | None = None, quick: bool = False) -> None:
-        times = self.failing[hpa.key].times + 1 if hpa.key in self.failing else 1
-        wait = min(MOST_BACK_OFF, LEAST_BACK_OFF * 2.0 ** min(times - 1, 10))
+        before = self.failing.get(hpa.key)
+        times, changes = (before.times, before.changes) if before is not None else (0, 0)
+        times, changes = (times, changes + 1) if quick else (times + 1, 0)
+        down = error is not None and error.kind in (Kind.UNREACHABLE, Kind.SERVER)
+        longest = MOST_WHILE_DOWN if down else MOST_BACK_OFF
+        wait = min(longest, LEAST_BACK_OFF * 2.0 ** min(max(changes if quick else times, 1) - 1, 10))
         wait = self._rng.uniform(0.75 * wait, wait)
-        if quick and times <= 2:
+        if quick and changes <= 2:
             wait = 0.0
         if error is not None and error.kind in (Kind.INVALID, Kind.FIELD_CONFLICT):
             wait = max(wait, 10.0)  # it would be refused again
         if error is not None and error.retry_after is not None:
             wait = max(wait, error.retry_after)
         read_first = error is not None and (error.unknown or error.kind is Kind.FIELD_CONFLICT)
-        self.failing[hpa.key] = Failing(times, self._monotonic() + wait, text, read_first)
+        self.failing[hpa.key] = Failing(times, self._monotonic() + wait, text, read_first, changes)
         if error is None or (error.kind is Kind.FORBIDDEN and times < 3) or error.kind is Kind.STALE:
             return  # a server that has just started forbids everything for a moment
         code = Code.FORBIDDEN if error.kind is Kind.FORBIDDEN else Code.WRITE_FAILED
@@ -343,9 +392,16 @@ class Actuator:
         for key in keys:
             if key in self._busy:
                 continue  # it comes back when the worker is done
-            if (verdict := self._decided(key, now)) is not None:
+            try:
+                verdict = self._decided(key, now)
+            except Exception as error:  # one HPA must not stop the others
+                _log.exception("%s: no decision", key)
+                self.failing[key] = Failing(1, now + MOST_BACK_OFF, f"a fault of ours: {error}")
+                continue
+            if verdict is not None:
                 verdicts[key] = verdict
         self._dispatch(self._limited(verdicts), now)
+        self._repair_store(now)
 
     def _begun(self, now: float) -> bool:
         """Whether it is ours to decide. Who waits for the lease forgets nothing and knows nothing: what the other one
@@ -365,17 +421,41 @@ class Actuator:
             self._well_again("the store")
         except KubeError as error:
             self.counts.store_failed += 1
+            self._refusals = self._refusals + 1 if error.kind is Kind.FORBIDDEN else 0
             self._said_trouble("the store", f"ConfigMap {self._keep.namespace}/{self._keep.name}: {error}")
-            if error.kind not in (Kind.GONE, Kind.FORBIDDEN):
+            lasting = error.kind is Kind.GONE or self._refusals > watching.STARTING_UP
+            if not lasting:
                 self._begin_at = now + RETRY_SECONDS
                 return False
         for name in self._keep.damaged:
             _log.warning("ConfigMap %s/%s: %s is damaged", self._keep.namespace, self._keep.name, name)
         for key, hpa in self.hpas.items():
-            self.states[key] = self._first_state(hpa)
+            # How long the last recommendation counts is not known: the service gets a moment to say it anew.
+            self.states[key] = replace(self._first_state(hpa), good_until=now + GRACE_SECONDS)
         self._dirty.update(self.hpas)
         self._leading = True
         return True
+
+    def _repair_store(self, now: float) -> None:
+        """What the store lacks (a write that failed, a ConfigMap made anew) or holds of HPAs that are gone."""
+        if not self._leading or now - self._stored_at < STORE_AGAIN_SECONDS:
+            return
+        self._stored_at = now
+        changes: dict[str, Kept | None] = {
+            key: Kept(state.uid, state.hold, state.aside)
+            for key, state in self.states.items()
+            if key not in self._busy and (state.hold is not None or state.aside is not None)
+        }
+        entries = dict(self._keep.entries)
+        changes = {key: kept for key, kept in changes.items() if entries.get(key) != kept}
+        scopes = self._listed
+        for key, kept in entries.items():
+            read = None in scopes or key.partition("/")[0] in scopes
+            known = self.hpas.get(key)
+            if read and (known is None or (known.uid != kept.uid and key not in changes)):
+                changes[key] = None
+        if changes:
+            self._keep_later(changes, {key: entries.get(key) for key in changes})
 
     def _first_state(self, hpa: Hpa) -> HpaState:
         state = recognise(hpa, self._keep.hold_of(hpa.key, hpa.uid))
@@ -389,7 +469,7 @@ class Actuator:
         if failing is not None and failing.until > now:
             return None
         if not self.settings.apply:  # another actuator may be writing: what it did is no edit by hand
-            state = replace(state, hold=recognise(hpa).hold)
+            state = replace(state, hold=recognise(hpa).hold if not hpa.owners else None)
         verdict = decide(state, self.offers.get(key), hpa, now, self.settings.rules)
         for said in verdict.said:
             if said.code in _NOTICED:
@@ -398,11 +478,19 @@ class Actuator:
         if key in self.malformed:
             standing.append(Said(Code.MALFORMED, f"the recommendation is malformed: {self.malformed[key]}"))
         self._teller.standing_now(hpa, tuple(standing), "decision")
-        if verdict.state.aside != state.aside and self.settings.apply and self._may_write():
-            kept = None if verdict.state.aside is None else Kept(hpa.uid, None, verdict.state.aside)
-            self._workers.submit(self._keep_safely, {key: kept})
+        if verdict.state.aside != state.aside:
+            self._keep_later({key: None if verdict.state.aside is None else Kept(hpa.uid, None, verdict.state.aside)})
         self.states[key] = verdict.state
-        return None if isinstance(verdict.action, Nothing) else verdict
+        floor = _floor_of(verdict.action)
+        if key in self._short and (floor is None or floor <= hpa.min_replicas):
+            self._short.discard(key)
+            self._teller.standing_now(hpa, (), "limit")
+        if not isinstance(verdict.action, Nothing):
+            return verdict
+        self._wanted_at.pop(key, None)
+        if self.failing.pop(key, None) is not None:  # what failed is not wanted any more
+            self._teller.standing_now(hpa, (), "write")
+        return None
 
     def _limited(self, verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
         """Raises cut to what may be added over all HPAs."""
@@ -411,12 +499,7 @@ class Actuator:
             for key, verdict in verdicts.items()
             if (floor := _floor_of(verdict.action)) is not None and floor > self.hpas[key].min_replicas
         ]
-        pending = sum(
-            max(0, floor - hpa.min_replicas)
-            for key in self._busy
-            if (floor := self._pending.get(key)) is not None and (hpa := self.hpas.get(key)) is not None
-        )
-        given = allot(raises, self.added + pending, self.settings.most_added)
+        given = allot(raises, self.added + self._reserved, self.settings.most_added)
         limited = dict(verdicts)
         for one in raises:
             floor = given[one.key]
@@ -455,9 +538,9 @@ class Actuator:
                 continue
             self._tokens -= 1.0
             self._busy.add(key)
-            floor = _floor_of(verdicts[key].action)
-            if floor is not None:
-                self._pending[key] = floor
+            action = verdicts[key].action
+            if isinstance(action, Take | Step):
+                self._pending[key] = (action.floor, action.hold.users_own)
             failing = self.failing.get(key)
             self._workers.submit(self._work, self.hpas[key], verdicts[key], failing is not None and failing.read_first)
 
@@ -501,10 +584,10 @@ class Actuator:
             self._keep_safely({hpa.key: None if aside is None else Kept(hpa.uid, None, aside)})
         return done(found)
 
-    def _keep_safely(self, changes: Mapping[str, Kept | None]) -> None:
+    def _keep_safely(self, changes: Mapping[str, Kept | None], seen: Mapping[str, Kept | None] | None = None) -> None:
         """The annotation holds the user's value, too: a store that fails stops no write."""
         try:
-            self._keep.write(changes)
+            self._keep.write(changes, seen)
         except KubeError as error:
             self.counts.store_failed += 1
             _log.warning("ConfigMap %s/%s: %s", self._keep.namespace, self._keep.name, error)
@@ -554,34 +637,46 @@ class Process:
             threads.append(("lease", self._lead_forever))
         for name, target in threads:
             threading.Thread(target=target, name=name, daemon=True).start()
-        while not self._stop.is_set():
+        lost = False
+        while not self._stop.is_set() and not lost:
             self._turn()
-            if self.leadership is not None and self.leadership.lost:
-                _log.error("the lease is lost (%s): this process ends", self.leadership.trouble)
-                self.actuator.close()
-                return 1
+            lost = self.leadership is not None and self.leadership.lost
+        if lost and self.leadership is not None:
+            _log.error("the lease is lost (%s): this process ends", self.leadership.trouble)
+        self._stop.set()
         self.actuator.close()
         if self.leadership is not None:
-            self.leadership.release()
-        return 0
+            self.leadership.release()  # nothing, where it is lost
+        return int(lost)
 
     def _turn(self) -> None:
         """Waits for a message, takes all that are there, and acts on them."""
         try:
-            self.actuator.handle(self.actuator.inbox.get(timeout=0.25))
+            self._handled(self.actuator.inbox.get(timeout=0.25))
             while True:
-                self.actuator.handle(self.actuator.inbox.get_nowait())
+                self._handled(self.actuator.inbox.get_nowait())
         except queue.Empty:
             pass
         self.actuator.step()
 
+    def _handled(self, message: Message) -> None:
+        try:
+            self.actuator.handle(message)
+        except Exception:  # one message must not end the process: it would come again after the restart
+            _log.exception("a message of kind %s", type(message).__name__)
+
     def _poll_forever(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 self.actuator.inbox.put(self._poll.poll(wait=failures == 0))
                 failures, wait = 0, 0.1
-            except ServiceError as error:
+                if self._poll.repeated and time.monotonic() - began < QUICK_POLL:
+                    wait = SLOW_WAIT
+            except Exception as error:  # a thread that ends would let every recommendation expire
+                if not isinstance(error, ServiceError):
+                    _log.exception("the service")
                 failures += 1
                 self.actuator.inbox.put(Unserved(str(error)))
                 wait = min(30.0, 2.0 ** min(failures - 1, 5)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter

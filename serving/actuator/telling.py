@@ -24,7 +24,7 @@ def event(hpa: Hpa, said: Said, me: str, wall: datetime) -> Json:
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"generateName": f"{hpa.name[:200]}-", "namespace": hpa.namespace},
+        "metadata": {"generateName": f"{hpa.name[:200].rstrip('.-')}-", "namespace": hpa.namespace},
         "eventTime": wall.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": "forecaster.io/actuator",
         "reportingInstance": me[:128],
@@ -129,3 +129,6 @@ class Teller:
                 if error.kind.value != self._trouble:  # once, not for each
                     self._trouble = error.kind.value
                     _log.warning("Events cannot be written: %s", error)
+            except Exception:  # the thread lives on
+                self.dropped += 1
+                _log.exception("an Event")

@@ -6,6 +6,7 @@ nothing, so after a few minutes the list is read again in any case. What is seen
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from serving.actuator.policy import Hpa
 
 WATCH_SECONDS = (240.0, 300.0)  # one watch lasts so long, at random: many actuators do not list at the same moment
 SHORT_WAIT = 0.2  # before a watch
+SHORT_WATCH = 5.0  # seconds; several that end sooner in a row, and each comes later than the one before
 LEAST_WAIT, MOST_WAIT = 1.0, 60.0
 STARTING_UP = 5  # refusals by 403 that may be an API server that has not loaded its rules yet
+_log = logging.getLogger("forecaster.actuator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +83,32 @@ class Watch:
         self.heard = float("-inf")  # monotonic seconds when the server last answered
 
     def run(self) -> None:
-        failures = 0
+        failures = short = 0
         while not self._stopped(0.0):
             try:
                 version = self._list()
                 failures = 0
-                while version and not self._stopped(self._rng.uniform(0.0, SHORT_WAIT)):
+                while version and not self._stopped(self._rng.uniform(0.0, _growing(SHORT_WAIT, short))):
+                    began = self._monotonic()
                     version = self._follow(version)
-                wait = self._rng.uniform(0.0, LEAST_WAIT)
-            except KubeError as error:
+                    short = short + 1 if self._monotonic() - began < SHORT_WATCH else 0
+                wait = self._rng.uniform(0.0, _growing(LEAST_WAIT, short))
+            except Exception as error:  # a thread that ends would leave the actuator blind
+                if not isinstance(error, KubeError):
+                    _log.exception("HPAs of %s", self._scope or "all namespaces")
+                    error = KubeError(Kind.UNREACHABLE, f"a fault of ours: {error}")
                 failures += 1
-                # For a moment after its start an API server forbids everything: no missing right yet.
-                forbidden = error.kind is Kind.FORBIDDEN and failures > STARTING_UP
-                self._sink(Trouble(self._scope, str(error), forbidden))
-                longest = min(MOST_WAIT, LEAST_WAIT * 2 ** min(failures - 1, 10))
+                self._sink(self._trouble(error, failures))
+                longest = _growing(LEAST_WAIT, failures)
                 wait = error.retry_after or self._rng.uniform(longest / 2, longest)
             if self._stopped(wait):
                 return
+
+    def _trouble(self, error: KubeError, failures: int) -> Trouble:
+        """For a moment after its start an API server forbids everything: no missing right yet."""
+        if error.kind is Kind.FORBIDDEN and failures <= STARTING_UP:
+            return Trouble(self._scope, "not allowed yet: an API server that has just started forbids all", False)
+        return Trouble(self._scope, str(error), error.kind is Kind.FORBIDDEN)
 
     def _list(self) -> str:
         """All pages, to the sink. Returns the version to watch from."""
@@ -105,7 +117,8 @@ class Watch:
         more = ""
         while True:
             page = self._kube.list_hpas(self._scope, more)
-            for item in page.get("items") or []:
+            items = page.get("items")
+            for item in items if isinstance(items, list) else []:
                 try:
                     found.append(hpas.parse(item))
                 except ValueError as error:
@@ -130,8 +143,8 @@ class Watch:
             self.heard = self._monotonic()
             try:
                 event = msgspec.json.decode(line)
-                kind, told = event["type"], event["object"]
-            except (msgspec.DecodeError, KeyError, TypeError):
+                kind, told = event["type"], dict(event["object"])
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError):
                 raise KubeError(Kind.UNREACHABLE, "the watch says something that is no event") from None
             if kind == "ERROR":
                 if told.get("code") == 410:
@@ -150,3 +163,8 @@ class Watch:
                 return ""
         # Ended by the server: early (it restarts, it balances) we go on where we were, else it is time for a list.
         return version if self._monotonic() - began < seconds / 2 else ""
+
+
+def _growing(first: float, times: int) -> float:
+    """Seconds to wait at most, when something happened so many times in a row."""
+    return min(MOST_WAIT, first * 2.0 ** min(max(times - 1, 0), 10))

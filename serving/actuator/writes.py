@@ -32,6 +32,7 @@ from serving.actuator.policy import (
 
 ATTEMPTS = 4  # of a write that others' writes come in between
 _MINIMUM = frozenset({".spec.minReplicas"})
+_MARKS = {f".metadata.annotations.{name}": name for name in (USERS_OWN, OWNERS)}
 
 
 class Changed(Exception):
@@ -61,10 +62,13 @@ def perform(kube: Kube, hpa: Hpa, action: Action) -> Hpa | None:
             return hpas.parse(kube.apply_hpa(hpa.namespace, hpa.name, _body(hpa, None, None)))
 
 
-def _body(hpa: Hpa, floor: int | None, hold: Hold | None, version: str | None = None) -> Json:
+def _body(
+    hpa: Hpa, floor: int | None, hold: Hold | None, version: str | None = None, without: frozenset[str] = frozenset()
+) -> Json:
+    """`without`: names of annotations that somebody else holds by now."""
     metadata: Json = {"name": hpa.name, "namespace": hpa.namespace, "uid": hpa.uid}
     if hold is not None:
-        metadata["annotations"] = marks_of(hold)
+        metadata["annotations"] = {name: text for name, text in marks_of(hold).items() if name not in without}
     if version is not None:
         metadata["resourceVersion"] = version
     body: Json = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata}
@@ -94,11 +98,26 @@ def _take(kube: Kube, hpa: Hpa, action: Take) -> Hpa:
 
 def _step(kube: Kube, hpa: Hpa, floor: int, hold: Hold) -> Hpa:
     try:
-        return hpas.parse(kube.apply_hpa(hpa.namespace, hpa.name, _body(hpa, floor, hold)))
+        return hpas.parse(_apply(kube, hpa, floor, hold))
     except KubeError as error:
         if error.kind is not Kind.FIELD_CONFLICT:
             raise
     raise Changed(read(kube, hpa), "somebody set minReplicas")
+
+
+def _apply(kube: Kube, hpa: Hpa, floor: int, hold: Hold) -> Json:
+    """Another value of the field that is ours, not forced.
+
+    An annotation of ours that somebody else wrote is left to him: minReplicas must not hang on it, and the store knows
+    the user's value, too.
+    """
+    try:
+        return kube.apply_hpa(hpa.namespace, hpa.name, _body(hpa, floor, hold))
+    except KubeError as error:
+        if error.kind is not Kind.FIELD_CONFLICT or not error.fields <= set(_MARKS):
+            raise
+        without = frozenset(_MARKS[field] for field in error.fields)
+    return kube.apply_hpa(hpa.namespace, hpa.name, _body(hpa, floor, hold, without=without))
 
 
 def _restore(kube: Kube, hpa: Hpa, hold: Hold) -> Hpa:
@@ -111,7 +130,7 @@ def _restore(kube: Kube, hpa: Hpa, hold: Hold) -> Hpa:
             if not hold.former and hold.users_own == 1:  # the default of the API: dropping the field brings it
                 return hpas.parse(kube.apply_hpa(hpa.namespace, hpa.name, _body(hpa, None, None)))
             if fresh.min_replicas != hold.users_own:
-                told = kube.apply_hpa(hpa.namespace, hpa.name, _body(hpa, hold.users_own, hold))
+                told = _apply(kube, hpa, hold.users_own, hold)
             answer = kube.patch_hpa(hpa.namespace, hpa.name, restoring(told, hold))
         except KubeError as error:
             # A failed test of a JSON patch is 422 without any cause: somebody wrote in between.
@@ -120,7 +139,7 @@ def _restore(kube: Kube, hpa: Hpa, hold: Hold) -> Hpa:
                 continue
             raise
         done = hpas.parse(answer)
-        if done.marked or done.owners != hold.former:
+        if done.marked or set(done.owners) != set(hold.former):
             raise KubeError(Kind.INVALID, f"{hpa.key}: the ownership of minReplicas could not be given back")
         return done
     raise lost

@@ -6,13 +6,12 @@ The decisions are those of `serving/actuator/policy.py`; only the API server is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from forecaster.domain import HpaFacts, Recommendation
 from forecaster.reasons import ReasonCode
 from serving.actuator.policy import (
-    MANAGER,
     OWNERS,
     USERS_OWN,
     Hpa,
@@ -27,10 +26,10 @@ from serving.actuator.policy import (
     Take,
     decide,
     marks_of,
-    read_users_own,
     recognise,
 )
 from serving.demo.services import NAMESPACE, SERVICES
+from serving.hpa_reader import facts_of
 
 KUBECTL = Owner("kubectl-client-side-apply", "Update", "autoscaling/v2")
 
@@ -65,18 +64,9 @@ class SimulatedHpas:
         """`minReplicas` as it stands in each HPA."""
         return {name: hpa.min_replicas for name, hpa in self.hpas.items()}
 
-    def facts(self) -> dict[str, HpaFacts]:
-        """As the service reads them from the API server: `forecaster.ports.HpaReader`."""
-        return {
-            hpa.key: HpaFacts(
-                uid=hpa.uid,
-                min_replicas=hpa.min_replicas,
-                users_own=read_users_own(hpa.users_own) if hpa.ours else None,
-                max_replicas=hpa.max_replicas,
-                owner=MANAGER if hpa.ours else ", ".join(owner.manager for owner in hpa.owners),
-            )
-            for hpa in self.hpas.values()
-        }
+    def facts(self) -> Mapping[str, HpaFacts]:
+        """What the service reads of them at the API server."""
+        return {hpa.key: facts_of(hpa) for hpa in self.hpas.values()}
 
     def obey(self, recommendations: Sequence[Recommendation], now: float) -> None:
         """One pass of the actuator at `now` (Unix seconds of the simulation)."""

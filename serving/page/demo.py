@@ -128,9 +128,9 @@ def _future(one: Told, key: str) -> str:
         f"<figure><figcaption><strong>{NAMES[key]}</strong> {number(_float(mine.get('replicaHours')))} replica-hours, "
         f"{span(_float(mine.get('secondsAboveCapacity')))} above capacity</figcaption>"
         f'<div class="chart small" role="img" aria-label="{text(_sentence(one, key))}" data-chart="demo-load" '
-        f'data-keep="" data-service="{name}" data-policy="{key}"></div>'
+        f'data-keep="{name} {key}" data-service="{name}" data-policy="{key}"></div>'
         f'<div class="chart tiny" role="img" aria-label="{text(_replicas(one, key))}" data-chart="demo-replicas" '
-        f'data-keep="" data-service="{name}" data-policy="{key}"></div></figure>'
+        f'data-keep="{name} {key} replicas" data-service="{name}" data-policy="{key}"></div></figure>'
     )
 
 

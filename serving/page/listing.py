@@ -186,7 +186,7 @@ def _row(rendered: Rendered, one: WorkloadStatus, state: str, monotonic: float) 
     return (
         f'<tr data-key="{text(name)}"><th scope="row"><a href="/workloads/{quote(name)}">{text(name)}</a>'
         f"<small>{text(target)}</small></th><td>{pill(state)}{why}</td>"
-        f'<td class="spark optional" data-keep=""></td><td class="number"{value}>{number(load)}</td>'
+        f'<td class="spark optional" data-keep="spark"></td><td class="number"{value}>{number(load)}</td>'
         f'<td class="number">{whole(floor)}</td><td class="number optional">{whole(desired)}</td>'
         f'<td class="number">{actual}</td></tr>'
     )

@@ -388,7 +388,7 @@ def _incidents(view: View) -> str:
         )
     else:
         out.append("<p>An operator can say here what each of them was.</p>")
-    return "".join([*out, '<p id="said" role="status" data-keep=""></p></section>'])
+    return "".join([*out, '<p id="said" role="status" data-keep="said"></p></section>'])
 
 
 def _incident(view: View, one: Incident) -> str:
@@ -421,10 +421,11 @@ def _figure(view: View, kind: str, sentence: str, data: str, legend: Sequence[tu
         return f"<p>{text(sentence)}</p>"
     items = "".join(f'<li class="key-{name}">{title}</li>' for name, title in legend)
     return (
-        f'<figure><div class="chart" role="img" aria-label="{text(sentence)}" data-chart="{kind}" data-keep="" '
+        f'<figure><div class="chart" role="img" aria-label="{text(sentence)}" data-chart="{kind}" data-keep="{kind}" '
         f'data-now="{view.past.made_at.timestamp():.0f}" data-hours="{view.past.hours}" '
         f'data-ahead="{view.ahead.total_seconds():.0f}" {data}></div>'
-        f'<figcaption><ul class="legend">{items}</ul><p class="readout" data-keep="" aria-hidden="true"></p>'
+        f'<figcaption><ul class="legend">{items}</ul>'
+        f'<p class="readout" data-keep="readout {kind}" aria-hidden="true"></p>'
         f'<p class="sentence">{text(sentence)}</p></figcaption></figure>'
     )
 

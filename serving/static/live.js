@@ -19,7 +19,9 @@ export function localise(root) {
 /** Makes `old` like `fresh`, touching only what differs: focus, open details and drawn charts stay. */
 export function morph(old, fresh) {
   if (old.isEqualNode(fresh)) return;
-  if (old.nodeType !== Node.ELEMENT_NODE || fresh.nodeType !== Node.ELEMENT_NODE || old.nodeName !== fresh.nodeName) {
+  // What the script keeps in an element (a chart) belongs to that one: where another stands in its place, it is made anew.
+  const other = old.nodeType === Node.ELEMENT_NODE && old.dataset?.keep !== fresh.dataset?.keep;
+  if (old.nodeType !== Node.ELEMENT_NODE || fresh.nodeType !== Node.ELEMENT_NODE || old.nodeName !== fresh.nodeName || other) {
     old.replaceWith(fresh);
     return;
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from serving.actuator.keep import Keep
 from serving.actuator.kube import Kube
 from serving.actuator.leader import Leadership
 from serving.actuator.offers import Service
-from serving.actuator.run import Actuator, Process, Settings
+from serving.actuator.run import TICK_SECONDS, Actuator, Process, Settings
 from serving.actuator.status import metrics
 from serving.actuator.telling import Teller
 from tests.apiserver import CONFIG_MAP, EVENT, FakeApiServer, right
@@ -48,10 +49,12 @@ class FakeService:
         self.status = 200
         self.body: bytes | None = None  # instead of the recommendations
         self.dead = False
+        self.token: str | None = None  # the one that is taken; None: any
         self.asked = 0
         self._changed = threading.Condition()
         self._serial = itertools.count(1)
         self._etag = 'W/"0"'
+        self._anew = False
         self._made_at = self.now()
         outer = self
 
@@ -75,7 +78,7 @@ class FakeService:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.offset
@@ -91,22 +94,47 @@ class FakeService:
             self._made_at = self.now()
             self._changed.notify_all()
 
+    def again(self) -> None:
+        """The same decisions, made anew now: whoever waits is answered 304."""
+        with self._changed:
+            self._anew, self._made_at = True, self.now()
+            self._changed.notify_all()
+
     def recommend(self, *items: dict[str, Any]) -> None:
         """Made now; their madeAt is filled in."""
         self.items = [{"madeAt": self.now().isoformat(), **item} for item in items]
         self.wake()
 
+    def _hung_up(self, handler: BaseHTTPRequestHandler) -> bool:
+        if self.dead:
+            handler.close_connection = True
+            handler.connection.shutdown(socket.SHUT_RDWR)
+        return self.dead
+
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         self.asked += 1
-        if self.dead:
-            handler.connection.close()
+        if self._hung_up(handler):
             return
         after = unquote(handler.path.partition("after=")[2])
+        refused = self.token is not None and handler.headers.get("Authorization") != f"Bearer {self.token}"
+        if refused:
+            handler.send_response(401)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return
         if after:
             with self._changed:
-                known = self._etag
-                if known == after:
-                    self._changed.wait_for(lambda: self._etag != known, 30.0)
+                if self._etag == after:
+                    self._changed.wait_for(lambda: self._etag != after or self._anew, 30.0)
+                if self._etag == after and self._anew:
+                    self._anew = False
+                    handler.send_response(304)
+                    handler.send_header("ETag", self._etag)
+                    handler.send_header("Made-At", self._made_at.isoformat())
+                    handler.end_headers()
+                    return
+        if self._hung_up(handler):
+            return
         body = self.body if self.body is not None else json.dumps({"items": self.items, "next": None}).encode()
         handler.send_response(self.status)
         handler.send_header("ETag", self._etag)
@@ -145,7 +173,10 @@ class Running:
         """Waits until the deciding thread has looked at everything again."""
         for _ in range(count):
             seen = self.actuator.turns
+            self.clock.ahead += TICK_SECONDS
+            self.actuator.inbox.put(None)  # type: ignore[arg-type]  # wakes it, and says nothing
             self.settles(lambda seen=seen: self.actuator.turns > seen)  # type: ignore[misc]
+        self.server.wait_for(lambda: not self.actuator._busy, 0.3)
 
     def events(self, name: str = "checkout") -> list[str]:
         return [f"{one['reason']}: {one['note']}" for one in self.server.all(EVENT) if one["regarding"]["name"] == name]
@@ -164,12 +195,14 @@ class Running:
         return self.code[0]
 
 
-def item(server: FakeApiServer, floor: int | None, name: str = "checkout", **more: Any) -> dict[str, Any]:
+def item(
+    server: FakeApiServer, floor: int | None, name: str = "checkout", namespace: str = "shop", **more: Any
+) -> dict[str, Any]:
     """A recommendation as the service gives it, but for madeAt."""
-    uid = server.get("shop", name)["metadata"]["uid"]
+    uid = server.get(namespace, name)["metadata"]["uid"]
     return {
         "workload": name,
-        "namespace": "shop",
+        "namespace": namespace,
         "hpa": name,
         "hpaUid": uid,
         "floor": floor,
@@ -202,16 +235,21 @@ def actuating(
     settings: Settings | None = None,
     me: str = "one",
     user: str = "actuator",
+    wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    lease_clock: Callable[[], float] = time.monotonic,
+    bearer: Bearer | None = None,
+    token: Callable[[], str | None] = lambda: None,
 ) -> Iterator[Running]:
+    """`wall`: the actuator's; `lease_clock`: by it, leases are held and taken over."""
     settings = settings or Settings(apply=True)
     clock = Clock()
-    kube = Kube(access(server, user))
-    leadership = Leadership(kube, OWN, NAME, me) if settings.apply else None
+    kube = Kube(access(server, user) if bearer is None else Access(server.url, "a test", OWN, bearer=bearer))
+    leadership = Leadership(kube, OWN, NAME, me, lease_clock, wall) if settings.apply else None
     if leadership is not None:
         kube.may_write = leadership.may_write
     teller = Teller(kube if settings.apply else None, me)
     actuator = Actuator(kube, Keep(kube, OWN, NAME), teller, settings, kube.may_write, clock)
-    poll = Service(service.url, monotonic=clock)
+    poll = Service(service.url, token, clock, wall)
     process = Process(actuator, kube, poll, leadership)
     one = Running(server, service, clock, actuator, process, kube, teller, leadership)
     one.thread = threading.Thread(target=lambda: one.code.append(process.run()), daemon=True)
@@ -225,6 +263,12 @@ def actuating(
         server.drop_watches()
         kube.close()
         poll.close()
+
+
+def managed(server: FakeApiServer, name: str = "checkout", namespace: str = "shop") -> list[dict[str, Any]]:
+    """managedFields without times."""
+    entries = server.get(namespace, name)["metadata"]["managedFields"]
+    return [{key: value for key, value in entry.items() if key != "time"} for entry in entries]
 
 
 def access(server: FakeApiServer, user: str = "actuator") -> Access:

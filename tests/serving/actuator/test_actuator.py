@@ -8,7 +8,7 @@ import pytest
 
 from serving.actuator.run import Settings
 from tests.apiserver import CONFIG_MAP, FakeApiServer
-from tests.serving.actuator.harness import NAME, OWN, FakeService, actuating, cluster, item
+from tests.serving.actuator.harness import NAME, OWN, FakeService, actuating, cluster, item, managed
 
 
 @pytest.fixture
@@ -22,12 +22,6 @@ def service() -> Iterator[FakeService]:
     one = FakeService()
     yield one
     one.close()
-
-
-def managed(server: FakeApiServer, name: str = "checkout") -> list[dict[str, object]]:
-    """managedFields without times."""
-    entries = server.get("shop", name)["metadata"]["managedFields"]
-    return [{key: value for key, value in entry.items() if key != "time"} for entry in entries]
 
 
 def test_a_floor_is_written_stepped_and_given_back_exactly(server: FakeApiServer, service: FakeService) -> None:
@@ -60,6 +54,7 @@ def test_a_steady_floor_costs_no_request(server: FakeApiServer, service: FakeSer
     with actuating(server, service) as running:
         service.recommend(item(server, 8))
         running.settles(lambda: running.minimum() == 8)
+        running.settles(lambda: "FloorTaken" in running.reasons())
         running.turns()
         before = len([one for one in server.requests if "lease" not in one.path])
         for _ in range(3):

@@ -107,6 +107,30 @@ def serious(page: Page) -> list[str]:
 # --- journeys --------------------------------------------------------------------------------------------------------
 
 
+def test_a_chart_is_never_handed_to_another_element(visiting: Visiting) -> None:
+    with visiting(scenes.shop()) as visit:
+        page = visit.go("/workloads/checkout")
+        visit.drawn(2)
+        found = page.evaluate(
+            """async () => {
+              const script = document.querySelector('script[type=module]').src;
+              const { morph } = await import(new URL("live.js", script));
+              const make = (keeps) => {
+                const root = document.createElement("div");
+                root.innerHTML = keeps.map((one) => `<i data-keep="${one}"></i>`).join("");
+                return root;
+              };
+              const root = make(["load", "replicas"]);
+              const [load, replicas] = root.children;
+              morph(root, make(["load", "replicas"]));
+              const same = root.children[0] === load && root.children[1] === replicas;
+              morph(root, make(["note", "load", "replicas"]));  // something new stands before them
+              return [same, [...root.children].map((one) => one.dataset.keep), root.children[1] === replicas];
+            }"""
+        )
+        assert found == [True, ["note", "load", "replicas"], False]
+
+
 def test_from_the_list_to_an_incident_that_was_real(visiting: Visiting) -> None:
     edges = scenes.shop()
     with visiting(edges) as visit:
