@@ -103,7 +103,13 @@ class KubernetesConfig(ConfigModel):
     context: Annotated[str | None, Written(values.text, "text")] = None
     """Its context, instead of the current one."""
     namespaces: Annotated[
-        tuple[str, ...], Written(_namespaces, "list of namespaces", {"type": "array", "items": TEXT})
+        tuple[str, ...],
+        Written(
+            _namespaces,
+            "list of namespaces",
+            {"type": "array", "items": TEXT},
+            lambda value: "" if not value else str(value),
+        ),
     ] = ()
     """Only HPAs of these namespaces are read; empty: of all. Set it where the service has a Role and no ClusterRole."""
 

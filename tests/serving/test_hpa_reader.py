@@ -89,7 +89,7 @@ def test_a_missing_right_is_trouble_and_no_exception(server: FakeApiServer) -> N
     one = ApiHpas(Kube(access(server, "nobody")))
     one.start()
     assert one.wait(10)
-    assert "forbidden" in one.trouble
+    assert "allowed" in one.trouble
     assert one.facts() == {}
     one.close()
 
