@@ -22,6 +22,7 @@ def parse(told: Any) -> Hpa:
         raise ValueError("an object without namespace, name or uid")
     status = told.get("status")
     current = status.get("currentReplicas") if isinstance(status, dict) else None
+    desired = status.get("desiredReplicas") if isinstance(status, dict) else None
     annotations = metadata.get("annotations")
     if not isinstance(annotations, dict):
         annotations = {}
@@ -44,6 +45,8 @@ def parse(told: Any) -> Hpa:
         deleting=metadata.get("deletionTimestamp") is not None,
         scaled_object=_scaled_object(metadata),
         current_replicas=current if isinstance(current, int) else None,
+        desired_replicas=desired if isinstance(desired, int) else None,
+        grows_alone=_grows_alone(spec, status),
         target_ratio=_target_ratio(spec.get("metrics")),
         scale_target=_scale_target(spec.get("scaleTargetRef")),
     )
@@ -106,6 +109,17 @@ def _scaled_object(metadata: Mapping[str, Any]) -> str | None:
     labels = metadata.get("labels")
     found = labels.get(_KEDA_LABEL) if isinstance(labels, dict) else None
     return None if found is None else str(found)
+
+
+def _grows_alone(spec: Mapping[str, Any], status: Any) -> bool:
+    behavior = spec.get("behavior")
+    if isinstance(behavior, dict) and behavior.get("scaleUp") is not None:
+        return False
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    return any(
+        isinstance(one, dict) and one.get("type") == "ScalingActive" and one.get("status") == "True"
+        for one in conditions or []
+    )
 
 
 def _scale_target(told: Any) -> str | None:

@@ -68,10 +68,11 @@ class SimulatedHpas:
         """What the service reads of them at the API server."""
         return {hpa.key: facts_of(hpa) for hpa in self.hpas.values()}
 
-    def obey(self, recommendations: Sequence[Recommendation], now: float) -> None:
-        """One pass of the actuator at `now` (Unix seconds of the simulation)."""
+    def obey(self, recommendations: Sequence[Recommendation], now: float, replicas: Mapping[str, int]) -> None:
+        """One pass of the actuator at `now` (Unix seconds of the simulation); `replicas` are those that the HPAs have."""
         offers = {one.hpa: self._offer(one) for one in recommendations if one.hpa in self.hpas}
-        for name, hpa in self.hpas.items():
+        for name, known in self.hpas.items():
+            hpa = replace(known, current_replicas=replicas[name], desired_replicas=replicas[name], grows_alone=True)
             verdict = decide(self.states[name], offers.get(name), hpa, now, self.rules)
             self.hpas[name] = applied(hpa, verdict.action)
             self.states[name] = verdict.after
@@ -86,6 +87,7 @@ class SimulatedHpas:
             floor=one.floor,
             mode=one.mode.value,
             expires_at=one.valid_until.timestamp(),
+            reactive=one.reactive,
             paused=any(reason.code is ReasonCode.PAUSED for reason in one.reasons),
             words=one.bound_by,
         )

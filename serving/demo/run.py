@@ -143,7 +143,7 @@ class Demo:
         rendered = self.board.current
         if rendered is not None:
             # What was published before counts on while a cycle fails, as for an actuator that polls.
-            self.hpas.obey(rendered.publication.recommendations, float(self.world.now))
+            self.hpas.obey(rendered.publication.recommendations, float(self.world.now), self.world.replicas())
         self._floors, self._next = self._next, self.hpas.floors
 
     def page(self) -> bytes:

@@ -109,6 +109,10 @@ class World:
         self._tell(low, scraped)
         self._show(self.now, load, (self.alone.last, self.helped.last), low)
 
+    def replicas(self) -> dict[str, int]:
+        """That the HPAs of the second future have."""
+        return {name: one.replicas for name, one in self.source.hpas.items()}
+
     def _traffic(self) -> tuple[FloatArray, FloatArray, float]:
         """(offered load, share of targets that answer, bytes of a catalog pod) of the tick that begins now."""
         place = (self.now - self._block_at) // TICK

@@ -110,7 +110,7 @@ def test_recommendations_that_end_are_walked_back() -> None:
     floors = [hpas.floors[name]]
     longest = max(one.valid_for.total_seconds() for one in rendered.publication.recommendations)
     for seconds in range(0, int(longest) + 3_600, 60):  # nothing new is published any more
-        hpas.obey(rendered.publication.recommendations, float(demo.world.now + seconds))
+        hpas.obey(rendered.publication.recommendations, float(demo.world.now + seconds), demo.world.replicas())
         floors.append(hpas.floors[name])
     assert floors[0] == floors[4] > floors[-1] == SERVICES[NAMES.index(name)].min_replicas
     assert floors == sorted(floors, reverse=True)
@@ -121,7 +121,7 @@ def test_recommendations_that_end_are_walked_back() -> None:
 def test_hpas_begin_as_kubectl_made_them() -> None:
     hpas = SimulatedHpas.of_services()
     assert hpas.floors == {one.name: one.min_replicas for one in SERVICES}
-    hpas.obey((), float(START))
+    hpas.obey((), float(START), hpas.floors)
     assert hpas.floors == {one.name: one.min_replicas for one in SERVICES}
 
 
