@@ -23,7 +23,7 @@ Json = dict[str, Any]
 WRITE_SECONDS = 5.0  # a write is on its way within this, or is not sent: none outlives the lease it was made under
 READ_SECONDS = 15.0
 LIST_SECONDS = 60.0
-PAGE = 250
+PAGE = 100
 MOST_BYTES = 64 * 2**20
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 MERGE = "application/merge-patch+json"
@@ -68,6 +68,25 @@ class KubeError(ClusterError):
         return self.kind in (Kind.UNREACHABLE, Kind.SERVER)
 
 
+class Page(msgspec.Struct):
+    """Part of a list. Objects are decoded one at a time: all at once they would take many times their text's memory."""
+
+    items: list[msgspec.Raw] | None = None
+    metadata: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        return (msgspec.json.decode(one) for one in self.items or ())
+
+    @property
+    def version(self) -> str:
+        return str((self.metadata or {}).get("resourceVersion") or "")
+
+    @property
+    def more(self) -> str:
+        """Of the next page; empty where this is the last one."""
+        return str((self.metadata or {}).get("continue") or "")
+
+
 class Kube:
     """A client of one API server. Safe to use from several threads."""
 
@@ -97,10 +116,15 @@ class Kube:
 
     # --- HPAs ---
 
-    def list_hpas(self, namespace: str | None, more: str = "") -> Json:
-        """One page. `more`: metadata.continue of the page before."""
+    def list_hpas(self, namespace: str | None, more: str = "") -> Page:
+        """One page. `more`: of the page before."""
         query = {"limit": str(PAGE)} | ({"continue": more} if more else {})
-        return self._json("list", "GET", _hpas(namespace), query=query, seconds=LIST_SECONDS)
+        path = _hpas(namespace)
+        text = self._answered("list", "GET", path, query=query, seconds=LIST_SECONDS)
+        try:
+            return msgspec.json.decode(text, type=Page)
+        except msgspec.DecodeError:  # also where it is JSON, and no list
+            raise KubeError(Kind.UNREACHABLE, f"{path}: the answer is not the API server's", 200) from None
 
     def watch_hpas(self, namespace: str | None, version: str, seconds: float) -> Iterator[bytes]:
         """Lines of a watch, one event each, until the server ends it."""
@@ -204,7 +228,17 @@ class Kube:
 
     # --- one request ---
 
-    def _json(
+    def _json(self, verb: str, method: str, path: str, **more: Any) -> Json:
+        """An answer that is an object. `more`: as of `_answered`."""
+        try:
+            told = msgspec.json.decode(self._answered(verb, method, path, **more))
+        except msgspec.DecodeError:
+            told = None
+        if not isinstance(told, dict):
+            raise KubeError(Kind.UNREACHABLE, f"{path}: the answer is not the API server's", 200)
+        return told
+
+    def _answered(
         self,
         verb: str,
         method: str,
@@ -215,7 +249,8 @@ class Kube:
         content: str = "application/json",
         seconds: float = READ_SECONDS,
         guarded: bool = False,
-    ) -> Json:
+    ) -> bytes:
+        """The body of an answer that is a success. Raises KubeError for any other."""
         deadline = self._monotonic() + seconds
         # Waiting for a connection, making it (TCP, then TLS) and sending end within `seconds` all together.
         timeout = httpx.Timeout(pool=0.1 * seconds, connect=0.3 * seconds, write=0.2 * seconds, read=seconds)
@@ -227,14 +262,7 @@ class Kube:
                     continue
                 if answer.status_code >= 300:
                     raise self._refusal(answer, deadline)
-                text = self._read(answer, deadline)
-            try:
-                told = msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                told = None
-            if not isinstance(told, dict):
-                raise KubeError(Kind.UNREACHABLE, f"{path}: the answer is not the API server's", answer.status_code)
-            return told
+                return self._read(answer, deadline)
         raise AssertionError("two attempts, and neither ended")
 
     def _send(

@@ -8,7 +8,7 @@ was seen before never gets younger, whatever the service's clock does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +18,7 @@ import httpx2 as httpx
 import msgspec
 
 from forecaster.errors import InputError
+from serving.actuator.access import TRUSTING_NOBODY
 from serving.actuator.policy import MOST_REPLICAS, Offer
 
 POLL_SECONDS = 30.0  # the service answers after this at the latest
@@ -27,6 +28,12 @@ SKEW_SECONDS = 5.0  # clocks that differ by more are said to
 LONGEST_VALIDITY = 86_400.0
 FORGET_SECONDS = 86_400.0  # what the service has not spoken of for so long
 _CAUTION = ("observe", "recommend", "apply")
+
+
+class _Told(msgspec.Struct):
+    """What the service says; items stay text until they are read, one at a time."""
+
+    items: list[msgspec.Raw]
 
 
 class ServiceError(Exception):
@@ -58,9 +65,11 @@ class Service:
             raise InputError(f"--url: {url!r} is not a URL: write http://forecaster:8080")
         self.url = url.rstrip("/")
         self._token, self._monotonic, self._wall = token, monotonic, wall
+        if not self.url.startswith("https://"):
+            verify = TRUSTING_NOBODY
         self._client = httpx.Client(trust_env=False, verify=verify, timeout=httpx.Timeout(POLL_SECONDS + SPARE_SECONDS))
         self._etag = ""
-        self._items: list[Any] = []
+        self._items: list[msgspec.Raw] = []
         self._known: dict[str, tuple[str, float, float]] = {}  # "namespace/hpa" -> (madeAt, expiry) and last seen
         self.repeated = False  # the last answer was what we knew already: the service does not wait for news
 
@@ -103,10 +112,10 @@ class Service:
         if now.tzinfo is None:  # "-0000"
             now = now.replace(tzinfo=UTC)
         skew = (now - self._wall()).total_seconds()
-        answer = read(self._items, now, arrived, made_at)
+        answer = read((msgspec.json.decode(one) for one in self._items), now, arrived, made_at)
         return replace(answer, offers=self._never_younger(answer, arrived), skew_seconds=skew)
 
-    def _body(self, response: httpx.Response, deadline: float) -> list[Any]:
+    def _body(self, response: httpx.Response, deadline: float) -> list[msgspec.Raw]:
         parts, size = [], 0
         for part in response.iter_bytes():
             parts.append(part)
@@ -114,13 +123,9 @@ class Service:
             if self._monotonic() > deadline or size > MOST_BYTES:
                 raise ServiceError(f"{self.url}: the answer does not end")
         try:
-            told = msgspec.json.decode(b"".join(parts))
-        except msgspec.DecodeError:
-            told = None
-        items = told.get("items") if isinstance(told, dict) else None
-        if not isinstance(items, list):
-            raise ServiceError(f"{self.url}: what answers there is not Forecaster: check --url")
-        return items
+            return msgspec.json.decode(b"".join(parts), type=_Told).items
+        except msgspec.DecodeError:  # also where it is JSON, and something else
+            raise ServiceError(f"{self.url}: what answers there is not Forecaster: check --url") from None
 
     def _never_younger(self, answer: Answer, arrived: float) -> Mapping[str, Offer]:
         offers = {}
@@ -139,7 +144,7 @@ class Service:
         return offers
 
 
-def read(items: list[Any], now: datetime, arrived: float, made_at: str | None = None) -> Answer:
+def read(items: Iterable[Any], now: datetime, arrived: float, made_at: str | None = None) -> Answer:
     """Offers out of what the service says. `now`: its own time; `arrived`: our monotonic seconds at that time.
 
     `made_at` says that the same decisions were made anew then. What is malformed is left out and said.

@@ -131,7 +131,7 @@ def _ours(kube: Kube, scope: str | None) -> list[Hpa]:
     more = ""
     while True:
         page = kube.list_hpas(scope, more)
-        for item in page.get("items") or []:
+        for item in page:
             try:
                 hpa = hpas.parse(item)
             except ValueError as error:
@@ -139,7 +139,7 @@ def _ours(kube: Kube, scope: str | None) -> list[Hpa]:
                 continue
             if hpa.marked and not hpa.deleting:
                 found.append(hpa)
-        more = str((page.get("metadata") or {}).get("continue") or "")
+        more = page.more
         if not more:
             return found
 

@@ -117,14 +117,12 @@ class Watch:
         more = ""
         while True:
             page = self._kube.list_hpas(self._scope, more)
-            items = page.get("items")
-            for item in items if isinstance(items, list) else []:
+            for item in page:
                 try:
                     found.append(hpas.parse(item))
                 except ValueError as error:
                     invalid.append(str(error))
-            metadata = page.get("metadata") or {}
-            version, more = str(metadata.get("resourceVersion") or ""), str(metadata.get("continue") or "")
+            version, more = page.version, page.more
             del page
             if not more:
                 break

@@ -1,6 +1,6 @@
 """What the actuator costs: memory, requests to the API server, seconds from a recommendation to its patch.
 
-Runs `forecaster actuate --apply` as a process of its own against a fake API server and a fake service. Prints one table.
+Runs `forecaster actuate --apply` as a process of its own against a fake API server and a fake service. Prints a table.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def run(
         service.recommend(*items.values())
         assert server.wait_for(lambda name=name, floor=floor: floor_of(server, name) == floor, 20)  # type: ignore[misc]
         delays.append(time.monotonic() - start)
+    time.sleep(2.0)  # the last Events
     since, start = len(server.requests), time.monotonic()
     ending = threading.Event()
     while not ending.wait(15.0):  # as a service does each interval: the same decisions, made anew

@@ -126,7 +126,7 @@ def test_a_connection_that_fails_is_one_kind_of_error(
 def test_many_watches_leave_a_connection_for_the_lease(server: FakeApiServer, connect: Connect) -> None:
     """One for each namespace."""
     client = connect()
-    version = client.list_hpas("shop")["metadata"]["resourceVersion"]
+    version = client.list_hpas("shop").version
     watches = [client.watch_hpas("shop", version, 300.0) for _ in range(40)]
     threads = [threading.Thread(target=lambda one=one: list(one), daemon=True) for one in watches]
     for thread in threads:
