@@ -69,7 +69,7 @@ class SimulatedHpas:
         return {hpa.key: facts_of(hpa) for hpa in self.hpas.values()}
 
     def obey(self, recommendations: Sequence[Recommendation], now: float, replicas: Mapping[str, int]) -> None:
-        """One pass of the actuator at `now` (Unix seconds of the simulation); `replicas` are those that the HPAs have."""
+        """One pass of the actuator at `now` (Unix seconds of the simulation); `replicas` are what the HPAs have."""
         offers = {one.hpa: self._offer(one) for one in recommendations if one.hpa in self.hpas}
         for name, known in self.hpas.items():
             hpa = replace(known, current_replicas=replicas[name], desired_replicas=replicas[name], grows_alone=True)
