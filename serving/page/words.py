@@ -44,7 +44,7 @@ BOUND_BY = {
     "pinned_maximum": "the maximum of a pin",
     "missing_data": "old knowledge: samples are missing, so the floor stands until it expires",
     "no_forecast": "old knowledge: there is no forecast now, so the floor stands until it expires",
-    "saturated": "saturation: every replica is full, so the floor does not come down",
+    "saturated": "saturation: every replica is full, so the floor is at least what the HPA asks for",
     "released": "nobody wants a floor any more: it walks down to the user's own minimum",
     "expired": "nothing: what was known has expired, and the user's own minimum stands",
     "paused": "a pause override: the user's own minimum stands",
