@@ -198,11 +198,11 @@ class Kube:
     def get_config_map(self, namespace: str, name: str) -> Json:
         return self._json("get_configmap", "GET", f"/api/v1/namespaces/{namespace}/configmaps/{name}")
 
-    def merge_config_map(self, namespace: str, name: str, data: Mapping[str, str | None]) -> Json:
+    def merge_config_map(self, namespace: str, name: str, data: Mapping[str, str | None]) -> None:
         path = f"/api/v1/namespaces/{namespace}/configmaps/{name}"
         body = {"data": dict(data)}
         query = {"fieldManager": MANAGER}
-        return self._json(
+        self._answered(  # the answer is the whole of it: nothing that we need
             "patch_configmap",
             "PATCH",
             path,

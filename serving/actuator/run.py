@@ -48,6 +48,7 @@ WORKERS = 8
 LEAST_BACK_OFF, MOST_BACK_OFF = 1.0, 300.0
 MOST_WHILE_DOWN = 30.0  # back-off while the server does not answer, or with 5xx: it may be well again at any moment
 GRACE_SECONDS = 60.0  # after a start, for the service to answer, before floors that were found walk back
+AHEAD = 100  # take-overs that wait for their turn are stored with the one before them, in one write
 STORE_AGAIN_SECONDS = 30.0  # between attempts to write to the store what is missing there
 QUICK_POLL, SLOW_WAIT = 1.0, 5.0  # a service that says the same at once is asked again after a while
 _HAPPENED = frozenset(  # told when they are done, or when they are noticed: not things that go on
@@ -155,6 +156,7 @@ class Actuator:
         self._short: set[str] = set()  # got less than they wanted, for the limit on replicas added
         self._pending: dict[str, tuple[int, int]] = {}  # what workers are writing: (floor, the user's own)
         self._wanted_at: dict[str, float] = {}
+        self._soon: dict[str, Kept] = {}  # what is to be kept of take-overs that wait for their turn
         self._stopped_until = -math.inf  # the API server asked for a pause
         self._tokens, self._tokens_at = settings.writes_per_second, monotonic()
         self._swept_at = self._begin_at = self._stored_at = -math.inf
@@ -451,11 +453,18 @@ class Actuator:
         scopes = self._listed
         for key, kept in entries.items():
             read = None in scopes or key.partition("/")[0] in scopes
-            known = self.hpas.get(key)
-            if read and (known is None or (known.uid != kept.uid and key not in changes)):
+            if read and key not in changes and self._needless(key, kept):
                 changes[key] = None
         if changes:
             self._keep_later(changes, {key: entries.get(key) for key in changes})
+
+    def _needless(self, key: str, kept: Kept) -> bool:
+        """An entry of an HPA that is gone, or that is not ours and about to be nothing else."""
+        hpa, state = self.hpas.get(key), self.states.get(key)
+        if hpa is None or state is None or hpa.uid != kept.uid:
+            return True
+        waits = key in self._busy or key in self._dirty or key in self._soon or key in self.failing
+        return not waits and not hpa.marked and state.hold is None and state.aside is None
 
     def _first_state(self, hpa: Hpa) -> HpaState:
         state = recognise(hpa, self._keep.hold_of(hpa.key, hpa.uid))
@@ -532,9 +541,12 @@ class Actuator:
                 self._teller.standing_now(self.hpas[key], tuple(_would(verdict)), "dry run")
             return
         allowed = self._may_write() and now >= self._stopped_until
+        soon: dict[str, Kept] = {}
         for key in sorted(verdicts, key=lambda one: self._order(one, verdicts[one])):
             if not allowed or self._tokens < 1.0 or len(self._busy) >= WORKERS:
                 self._dirty.add(key)
+                if len(soon) < AHEAD and isinstance(verdicts[key].action, Take):
+                    soon[key] = Kept(self.hpas[key].uid, verdicts[key].after.hold)
                 continue
             self._tokens -= 1.0
             self._busy.add(key)
@@ -543,6 +555,7 @@ class Actuator:
                 self._pending[key] = (action.floor, action.hold.users_own)
             failing = self.failing.get(key)
             self._workers.submit(self._work, self.hpas[key], verdicts[key], failing is not None and failing.read_first)
+        self._soon = soon
 
     def _order(self, key: str, verdict: Verdict) -> tuple[int, int, str]:
         hpa = self.hpas[key]
@@ -571,7 +584,9 @@ class Actuator:
                 if fresh.version != hpa.version:
                     return done(fresh, changed=True)
             if isinstance(verdict.action, Take):
-                self._keep_safely({hpa.key: Kept(hpa.uid, verdict.action.hold)})
+                kept = Kept(hpa.uid, verdict.action.hold)
+                if self._keep.entries.get(hpa.key) != kept:
+                    self._keep_safely({**self._soon, hpa.key: kept})
             found = writes.perform(self._kube, hpa, verdict.action)
         except writes.Changed as changed:
             return done(changed.hpa, changed=True)

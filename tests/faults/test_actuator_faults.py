@@ -1087,3 +1087,15 @@ def test_an_hpa_that_is_gone_is_learned_of_while_the_process_ends(server: FakeAp
             hang.release()
             assert running.stop() == 0
         assert server.get(OWN, NAME, LEASE)["spec"]["holderIdentity"] == ""
+
+
+def test_many_take_overs_at_once_are_stored_in_few_writes(server: FakeApiServer, service: FakeService) -> None:
+    names = fleet(server, 60)
+    with actuating(server, service, Settings(apply=True, writes_per_second=100.0)) as running:
+        running.settles(lambda: len(running.actuator.hpas) == 61)
+        service.recommend(*(item(server, 4, name) for name in names))
+        running.settles(lambda: all(running.minimum(name) == 4 for name in names))
+        assert len(stored(server)) == 60
+        assert len(server.writes("actuator", "configmaps")) < 30
+        service.recommend(*(item(server, None, name, reasons=PAUSED) for name in names))
+        running.settles(lambda: not stored(server))
