@@ -109,7 +109,8 @@ def banners(rendered: Rendered) -> str:
     out = []
     for one in rendered.notices:
         meaning, todo = ADVICE[one.code]
-        out.append(note(f"{words.code(one)} {text(one.detail or meaning)} <em>What to do:</em> {text(todo)}", "bad"))
+        said = text(one.detail) if one.detail else words.prose(meaning)
+        out.append(note(f"{words.code(one)} {said} <em>What to do:</em> {words.prose(todo)}", "bad"))
     return "".join(out)
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from forecaster.reasons import ADVICE, ReasonCode
 from serving.page import assets as files
-from serving.page.words import note, table, text
+from serving.page.words import note, prose, table, text
 
 LINKS = (("/workloads", "Workloads"), ("/reasons", "Reasons"), ("/docs", "REST"), ("/metrics", "Metrics"))
 
@@ -108,8 +108,8 @@ class Shell:
     def reasons(self, viewer: Viewer) -> bytes:
         """The closed list of codes, as docs/reasons.md has it."""
         items = "".join(
-            f'<dt id="{code.value}"><code>{code.value}</code></dt><dd>{text(ADVICE[code][0])} '
-            f"<em>What to do:</em> {text(ADVICE[code][1])}</dd>"
+            f'<dt id="{code.value}"><code>{code.value}</code></dt><dd>{prose(ADVICE[code][0])} '
+            f"<em>What to do:</em> {prose(ADVICE[code][1])}</dd>"
             for code in ReasonCode
         )
         body = (

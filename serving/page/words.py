@@ -6,6 +6,7 @@ Whatever comes from outside goes through `text`; nothing else may put a value in
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -124,9 +125,14 @@ def code(reason: Reason) -> str:
     return f'<a class="code" href="/reasons#{reason.code.value}">{reason.code.value}</a>'
 
 
+def prose(words: str) -> str:
+    """Escaped, with what stands between backticks as code: the list of reasons is written for the docs, too."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(words))
+
+
 def reason_line(reason: Reason) -> str:
     """The code, and what is particular to this case, or else what it means."""
-    return f"{code(reason)} {text(reason.detail or ADVICE[reason.code][0])}"
+    return f"{code(reason)} {text(reason.detail) if reason.detail else prose(ADVICE[reason.code][0])}"
 
 
 def advice(reasons: Iterable[Reason]) -> str:
@@ -136,7 +142,7 @@ def advice(reasons: Iterable[Reason]) -> str:
         meaning, todo = ADVICE[reason.code]
         detail = f" {text(reason.detail)}." if reason.detail else ""
         out.append(
-            f"<li>{code(reason)} <strong>{text(meaning)}</strong>{detail} <em>What to do:</em> {text(todo)}</li>"
+            f"<li>{code(reason)} <strong>{prose(meaning)}</strong>{detail} <em>What to do:</em> {prose(todo)}</li>"
         )
     return "".join([*out, "</ul>"])
 

@@ -20,7 +20,7 @@ from forecaster.quantiles import at_level
 from forecaster.reasons import ADVICE, Reason, ReasonCode
 from serving.page import assets, words
 from serving.page.listing import banners
-from serving.page.words import MISSING, code, note, number, percent, pill, span, table, text, whole
+from serving.page.words import MISSING, code, note, number, percent, pill, prose, span, table, text, whole
 from serving.past import Column, Past, moment
 from serving.render import Rendered
 
@@ -139,7 +139,9 @@ def _load_chart(view: View) -> str:
         said = any(reason.code is missing.code for reason in view.status.reasons)
         meaning, todo = ADVICE[missing.code]
         more = (
-            " What it means and what to do stands above." if said else f" {meaning} <em>What to do:</em> {text(todo)}"
+            " What it means and what to do stands above."
+            if said
+            else f" {prose(meaning)} <em>What to do:</em> {prose(todo)}"
         )
         out.append(note(f"<strong>No forecast:</strong> {code(missing)}.{more}"))
     if past.note is not None:
