@@ -58,6 +58,7 @@ docs: setup
 benchmark: setup
 	$(BIN)/python tests/benchmarks/cycle.py
 	$(BIN)/python tests/benchmarks/rest.py
+	$(BIN)/python tests/benchmarks/actuator.py
 	$(if $(DATA),$(BIN)/python tests/benchmarks/forecast_accuracy.py $(DATA),@echo "forecast accuracy: set DATA=folder of tidy files")
 
 clean:
