@@ -1,15 +1,18 @@
 # Two commands need no preparation on a fresh machine with Python 3.11 and git:
-#   make quickstart   the main job: a real Prometheus with two weeks of history, `forecaster check`, `forecaster serve`
+#   make demo         the whole product on a simulated cluster, on http://127.0.0.1:8080
 #   make test         everything that CI runs
+# A third shows the main job: make quickstart, with a real Prometheus, `forecaster check` and `forecaster serve`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := serve,torch,onnx,registry,train,postgres,plot,dev
 STAMP := $(VENV)/.installed
 
-.PHONY: setup debian quickstart check test format lock docs benchmark clean
+.PHONY: setup debian demo quickstart check test format lock docs benchmark clean
 
+# The page's charts come from npm, by lock file; without npm a line says so, and the page shows its data tables.
 setup: $(STAMP)
+	$(BIN)/python tools/page_assets.py
 
 # PyTorch first and by exact pin: a looser one pulls gigabytes of CUDA packages (constraints/cpu.txt).
 $(STAMP): pyproject.toml constraints/lock.txt constraints/cpu.txt
@@ -18,11 +21,14 @@ $(STAMP): pyproject.toml constraints/lock.txt constraints/cpu.txt
 	$(BIN)/pip install --quiet --constraint constraints/lock.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-# Prometheus (Debian's package) for the quick start and the tests; does nothing where it is already there.
+# Debian's packages for the quick start, the page and the tests; does nothing where they are already there.
 debian:
-	sh tools/debian-packages.sh prometheus
+	sh tools/debian-packages.sh prometheus chromium npm
 
-quickstart: setup debian
+demo: setup
+	$(BIN)/forecaster demo $(ARGS)
+
+quickstart: debian setup
 	$(BIN)/python tools/quickstart.py $(ARGS)
 
 # Fast: format, lint, strict types, import layers, unit tests.
@@ -33,7 +39,7 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -n auto -m "not prometheus and not browser and not slow"
 
-test: setup debian
+test: debian setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -59,7 +65,9 @@ benchmark: setup
 	$(BIN)/python tests/benchmarks/cycle.py
 	$(BIN)/python tests/benchmarks/rest.py
 	$(BIN)/python tests/benchmarks/actuator.py
+	$(BIN)/python tests/benchmarks/page.py
+	$(BIN)/python tests/benchmarks/hpa_simulation.py
 	$(if $(DATA),$(BIN)/python tests/benchmarks/forecast_accuracy.py $(DATA),@echo "forecast accuracy: set DATA=folder of tidy files")
 
 clean:
-	rm -rf .venv .quickstart site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .quickstart site web/node_modules serving/static/vendor .mypy_cache .ruff_cache .pytest_cache .hypothesis

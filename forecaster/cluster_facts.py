@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -153,6 +153,20 @@ def read_lead_times(source: MetricSource, at: datetime) -> dict[Target, tuple[ti
         )
         found[target] = (timedelta(seconds=seconds) if math.isfinite(seconds) else None, len(pods))
     return found
+
+
+def with_hpas(facts: Mapping[str, HpaFacts], seen: Mapping[str, HpaFacts]) -> dict[str, HpaFacts]:
+    """`facts` of kube-state-metrics with what the API server says in their place, field by field, where it says it."""
+    merged = dict(facts)
+    for name, one in seen.items():
+        known = facts.get(name)
+        if known is None:
+            merged[name] = one
+            continue
+        told = {field.name: value for field in fields(one) if (value := getattr(one, field.name)) is not None}
+        told.pop("lead_time_pods")  # only kube-state-metrics knows pods
+        merged[name] = replace(known, **told)
+    return merged
 
 
 def shared_scale_targets(facts: Mapping[str, HpaFacts]) -> dict[str, tuple[str, ...]]:

@@ -77,7 +77,41 @@ class PrometheusConfig(ConfigModel):
         return self
 
 
+# --- Kubernetes ------------------------------------------------------------------------------------------------------
+
+
+def _namespaces(value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise bad("is not a list", "[shop, checkout]")
+    for name in value:
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", name):
+            raise bad("is not the name of a namespace", "lower-case letters, digits and -", str(name))
+    return tuple(value)
+
+
 # --- the rest --------------------------------------------------------------------------------------------------------
+
+
+class KubernetesConfig(ConfigModel):
+    """Where HPAs are read: their uid, their bounds, and the user's own minimum while the actuator holds it."""
+
+    read_hpas: Annotated[str, Written(values.choice("auto", "always", "never"), "auto, always or never")] = "auto"
+    """`auto`: in a pod with a service account, or where `kubeconfig` is given. Without it HPAs are known from
+    kube-state-metrics or `bounds` only, and the actuator writes nothing, for it is told no uid."""
+    kubeconfig: Annotated[Path | None, FILE] = None
+    """A kubeconfig, instead of the pod's service account."""
+    context: Annotated[str | None, Written(values.text, "text")] = None
+    """Its context, instead of the current one."""
+    namespaces: Annotated[
+        tuple[str, ...],
+        Written(
+            _namespaces,
+            "list of namespaces",
+            {"type": "array", "items": TEXT},
+            lambda value: "" if not value else str(value),
+        ),
+    ] = ()
+    """Only HPAs of these namespaces are read; empty: of all. Set it where the service has a Role and no ClusterRole."""
 
 
 class AlarmsConfig(ConfigModel):
@@ -152,6 +186,8 @@ class Config(ConfigModel):
     """The forecasting model. This release has the bundled one only."""
     mlflow: Annotated[MlflowConfig | None, BeforeValidator(not_null)] = None
     """The model registry. Without effect in this release."""
+    kubernetes: KubernetesConfig = KubernetesConfig()
+    """Where HPAs are read."""
     workloads: tuple[WorkloadConfig, ...] = ()
     """What is watched. Empty: forecasts of values that are posted by REST."""
     alarms: AlarmsConfig = AlarmsConfig()

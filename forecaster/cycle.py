@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forecaster import calibration
+from forecaster.cluster_facts import with_hpas
 from forecaster.domain import (
     LOAD,
     BoolArray,
@@ -34,8 +35,8 @@ from forecaster.domain import (
 from forecaster.errors import InputError
 from forecaster.foresight import LEVELS, Blocked, Foresight, Make
 from forecaster.history import STALE_STEPS, History, Reading
-from forecaster.ports import MetricSource
-from forecaster.publication import Publication, SeriesStatus, WorkloadStatus
+from forecaster.ports import HpaReader, MetricSource
+from forecaster.publication import Publication, Recent, SeriesStatus, WorkloadStatus, recent_of
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
 from forecaster.scaling import decision
@@ -76,10 +77,14 @@ class Cycle:
         forecasters: Make,
         alarms_budget: float = 0.1,
         timer: Callable[[], float] = time.perf_counter,
+        hpas: HpaReader | None = None,
     ) -> None:
-        """`forecasters` makes the chain, best first, persistence among them; each call gives fresh ones."""
+        """`forecasters` makes the chain, best first, persistence among them; each call gives fresh ones.
+
+        `hpas` knows HPAs better than kube-state-metrics does: their uid, and the user's own minimum while we hold it.
+        """
         self.history = History(specs, step, span, interval)
-        self._source, self._timer = source, timer
+        self._source, self._timer, self._hpas = source, timer, hpas
         self._step = int(step.total_seconds())
         self._foresight = Foresight(forecasters, step)
         self._vigil = Vigil(step, LEVELS, alarms_budget, span)
@@ -95,6 +100,7 @@ class Cycle:
         self._decided: list[Decided] = []
         self._closed: tuple[Incident, ...] = ()
         self._count = 0
+        self._recent: Recent | None = None
         self.reading: Reading | None = None  # of the last cycle; holds until the next
 
     # --- a cycle ---
@@ -102,7 +108,10 @@ class Cycle:
     def run(self, now: datetime) -> Publication:
         """One cycle at `now` (aware UTC). Faults of Prometheus are reasons in what it returns, never exceptions."""
         began = self._timer()
-        self.reading = reading = self.history.read(self._source, now)
+        reading = self.history.read(self._source, now)
+        if self._hpas is not None:
+            reading = replace(reading, facts=with_hpas(reading.facts, self._hpas.facts()))
+        self.reading = reading
         spent = {"read": self._timer() - began}
         other_rows = self._align(reading)
         scaled = self._deciding.gather(reading.workloads, self._row_of, reading.facts, reading.capacity)
@@ -112,6 +121,7 @@ class Cycle:
         for name in ("calibrate", "anomaly", "forecast", "decide"):
             spent[name] = 0.0
         if reading.new_column or other_rows:
+            self._recent = recent_of(reading.context)
             self._step_forward(reading, scaled, other_rows, spent)
         began = self._timer()
         forecast = self._foresight.issue(reading.now, reading.newest, reading.newest_at, self._blocked(reading))
@@ -135,6 +145,7 @@ class Cycle:
             stations=spent,
             clock_skew_seconds=reading.clock_skew_seconds,
             notices=notices,
+            recent=self._recent,
         )
 
     def _align(self, reading: Reading) -> bool:
@@ -292,6 +303,9 @@ class Cycle:
                     lead_time_seconds=None if found is None else found[1].lead_time.total_seconds(),
                     capacity_per_replica=None if found is None else found[1].capacity,
                     budget_used_ratio=budget[row],
+                    facts=None if found is None else found[1].facts,
+                    min_replicas=None if made is None else made.users_own,
+                    max_replicas=None if made is None else made.most,
                 )
             )
         return out

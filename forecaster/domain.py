@@ -210,6 +210,9 @@ class HpaFacts:
 
     uid: str | None = None
     min_replicas: int | None = None  # spec.minReplicas as it stands
+    users_own: int | None = None  # the user's own minReplicas, where the actuator holds the field and it is known
+    mode: Mode | None = None  # by annotation
+    owner: str | None = None  # field managers of spec.minReplicas
     max_replicas: int | None = None
     current_replicas: int | None = None
     ready_replicas: int | None = None

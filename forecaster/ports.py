@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
-from forecaster.domain import Context, Forecast, ForecastRequest, Samples, SeriesKey
+from forecaster.domain import Context, Forecast, ForecastRequest, HpaFacts, Samples, SeriesKey
 
 
 class MetricSource(Protocol):
@@ -17,6 +17,13 @@ class MetricSource(Protocol):
 
     def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> Samples:
         """Values at start, start + step, … up to and including end; both on multiples of the step."""
+
+
+class HpaReader(Protocol):
+    """Knows HPAs from the API server."""
+
+    def facts(self) -> Mapping[str, HpaFacts]:
+        """ "namespace/hpa" -> what was seen last. Answers at once, from memory."""
 
 
 class Forecaster(Protocol):

@@ -6,15 +6,18 @@ The cycle builds one `Publication` and hands it over by a single assignment; nob
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from forecaster.domain import (
+    Context,
     FloatArray,
     Forecast,
+    HpaFacts,
     Incident,
     Mode,
     Recommendation,
+    SeriesBatch,
     SeriesKey,
     Workload,
 )
@@ -48,6 +51,34 @@ class WorkloadStatus:
     lead_time_seconds: float | None = None
     capacity_per_replica: float | None = None
     budget_used_ratio: float | None = None
+    facts: HpaFacts | None = None  # what the cluster says of the HPA now
+    min_replicas: int | None = None  # the user's own minimum: the floor is never below it
+    max_replicas: int | None = None  # highest floor allowed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recent:
+    """The newest part of the history, copied: the grids themselves are written on while a page is drawn.
+
+    Rows as `Publication.keys`; made once a step and shared by the publications until the next.
+    """
+
+    fine: SeriesBatch  # at the step, `FINE_SPAN` back
+    coarse: SeriesBatch  # means, `COARSE_SPAN` back
+
+
+FINE_SPAN = timedelta(hours=6)
+COARSE_SPAN = timedelta(hours=24)
+
+
+def recent_of(context: Context) -> Recent:
+    """Copies some 650 columns of each row: 26 MB and some 15 ms for 10,000 rows."""
+    return Recent(_newest(context.fine, FINE_SPAN), _newest(context.coarse, COARSE_SPAN))
+
+
+def _newest(batch: SeriesBatch, span: timedelta) -> SeriesBatch:
+    columns = min(span // batch.step + 1, batch.values.shape[1])  # both ends
+    return replace(batch, values=batch.values[:, batch.values.shape[1] - columns :].copy())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,3 +96,4 @@ class Publication:
     stations: Mapping[str, float]  # seconds spent per station: read, forecast, calibrate, anomaly, decide
     clock_skew_seconds: float | None = None  # Prometheus' clock minus ours
     notices: tuple[Reason, ...] = ()  # about the service as a whole: Prometheus out of reach, bad configuration
+    recent: Recent | None = None  # of the load, for charts

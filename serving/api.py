@@ -28,10 +28,14 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from forecaster.domain import Event, Override
 from forecaster.errors import InputError
 from forecaster.ports import Forecaster, MetricSource
-from serving import auth, forecasting, metrics_text, pages, problems, promview, schemas
+from serving import auth, forecasting, metrics_text, past, problems, promview, schemas
 from serving.health import Health
 from serving.limits import TokenBucket, body_of
 from serving.loop import Board
+from serving.page import assets
+from serving.page import routes as pages
+from serving.page.answers import packed
+from serving.page.shell import Shell
 from serving.problems import Problem
 from serving.render import (
     MOST_RECENT_INCIDENTS,
@@ -49,6 +53,7 @@ MOST_PAGE = 1_000
 LONGEST_POLL = 30.0
 MOST_EVENTS = 10_000
 MOST_OVERRIDES = 1_000
+MOST_PASTS = 100  # kept of one publication, for those who look at the same workload
 LOGIN_BYTES = 4_096
 FORM_BYTES = 64 * 2**10
 
@@ -72,6 +77,8 @@ class Edges:
     allowed_hosts: Iterable[str] | None = ("localhost", "127.0.0.1", "[::1]")
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic: Callable[[], float] = time.monotonic
+    demo: Callable[[], bytes | None] | None = None  # the answer of GET /api/v1/demo; it gives None until it has begun
+    static: assets.Assets = field(default_factory=assets.load)  # what pages load
     queries: TokenBucket = field(default_factory=lambda: TokenBucket(per_second=1.0, burst=10.0))
 
 
@@ -200,6 +207,29 @@ def _reading_routes(app: FastAPI, edges: Edges) -> None:
         ]
         return _json({"items": items, "next": None})
 
+    @app.get(
+        "/api/v1/workloads/{name:path}/history",
+        summary="Load, floors and replicas over the last hours.",
+        **_answers(schemas.HistoryOut, 304, 503),
+    )
+    async def workload_history(
+        request: Request,
+        name: str,
+        hours: Annotated[int, Query(ge=1, le=past.LONGEST_HOURS, description="The load as means beyond 6.")] = 6,
+    ) -> Response:
+        return await packed(request, dumps(past.past_json(await _past(edges, name, hours))), JSON)
+
+    @app.get(
+        "/api/v1/sparklines",
+        summary="A small line of the last day's load per workload, by name.",
+        **_answers(schemas.SparklinesOut, 304),
+    )
+    async def sparklines(request: Request, limit: Limit = 100, next: Next = "") -> Response:
+        rendered = edges.board.current
+        if rendered is None:
+            return _json({"items": [], "next": None, "stepSeconds": None, "through": None, "madeAt": None})
+        return await packed(request, await anyio.to_thread.run_sync(past.sparklines, rendered, next, limit), JSON)
+
     @app.get("/api/v1/workloads/{name:path}", summary="One workload.", **_answers(schemas.WorkloadDetailOut))
     async def workload(name: str) -> Response:
         return _json(_watched(edges, name).workload_detail(name, edges.monotonic()))
@@ -237,6 +267,19 @@ def _reading_routes(app: FastAPI, edges: Edges) -> None:
         await _refreshed(edges)
         found = newest_first(dict(edges.store.incidents))[:MOST_RECENT_INCIDENTS]
         return _page([incident_json(one) for one in found if not workload or one.workload == workload], limit, next)
+
+    @app.get(
+        "/api/v1/demo",
+        summary="Both futures of `forecaster demo`; nothing else has them.",
+        **_answers(schemas.DemoOut, 503),
+    )
+    async def demo(request: Request) -> Response:
+        if edges.demo is None:
+            raise Problem(404, "no-demo", "no demo runs in this process: start `forecaster demo`")
+        body = await anyio.to_thread.run_sync(edges.demo)
+        if body is None:
+            raise Problem(503, "starting", "the demo has not begun yet", {"Retry-After": "1"})
+        return await packed(request, body, JSON)
 
     @app.get("/api/v1/events", summary="Deploys, holidays, marked outages.", **_answers(schemas.EventsOut))
     async def events(limit: Limit = 100, next: Next = "") -> Response:
@@ -371,29 +414,21 @@ def _writing_routes(app: FastAPI, edges: Edges) -> None:
 
 
 def _page_routes(app: FastAPI, edges: Edges) -> None:
-    @app.get("/", include_in_schema=False)
-    async def index(request: Request) -> Response:
-        principal: auth.Principal = request.state.principal
-        now, why = edges.monotonic(), edges.health.degraded()
-        text = pages.index(edges.board.current, edges.watched(), now, why, principal.csrf)
-        return Response(text, media_type="text/html")
+    shell = Shell(edges.static, has_demo=edges.demo is not None)
+    pages.install(app, edges, shell, lambda name, hours: _past(edges, name, hours))
 
     @app.get("/docs", include_in_schema=False)
-    async def routes() -> Response:
+    async def routes(request: Request) -> Response:
         listed = [
             (" ".join(sorted(route.methods or ())), route.path.replace(":path}", "}"), route.summary or "")
             for route in app.router.routes
             if isinstance(route, APIRoute) and route.include_in_schema
         ]
-        return Response(pages.routes(listed), media_type="text/html")
-
-    @app.get("/style.css", include_in_schema=False)
-    async def style() -> Response:
-        return Response(pages.STYLE, media_type="text/css", headers={"Cache-Control": "max-age=3600"})
+        return Response(shell.routes(listed, pages.viewer_of(request)), media_type="text/html")
 
     @app.get("/login", include_in_schema=False)
-    async def login_form() -> Response:
-        return Response(pages.login(failed=False), media_type="text/html")
+    async def login_form(next: Annotated[str, Query(max_length=500)] = "") -> Response:
+        return Response(shell.login(failed=False, after=_own_page(next)), media_type="text/html")
 
     @app.post("/login", include_in_schema=False)
     async def login(request: Request) -> Response:
@@ -401,8 +436,9 @@ def _page_routes(app: FastAPI, edges: Edges) -> None:
         sessions: auth.Sessions | None = app.state.sessions
         cookie = sessions.open(form.get("token", "").strip()) if sessions else None
         if cookie is None:
-            return Response(pages.login(failed=sessions is not None), 401 if sessions else 404, media_type="text/html")
-        response = RedirectResponse("/", 303)
+            again = shell.login(sessions is not None, _own_page(form.get("next", "")))
+            return Response(again, 401 if sessions else 404, media_type="text/html")
+        response = RedirectResponse(_own_page(form.get("next", "")) or "/", 303)
         secure = request.url.scheme == "https"
         response.set_cookie(
             auth.COOKIE, cookie, auth.SESSION_SECONDS, path="/", secure=secure, httponly=True, samesite="strict"
@@ -417,6 +453,11 @@ def _page_routes(app: FastAPI, edges: Edges) -> None:
         response = RedirectResponse("/login", 303)
         response.delete_cookie(auth.COOKIE, path="/", httponly=True, samesite="strict")
         return response
+
+
+def _own_page(address: str) -> str:
+    """Where to go after the log-in: a page of ours, else nothing."""
+    return address if auth.is_page(address.partition("?")[0]) else ""
 
 
 # --- the view for Grafana --------------------------------------------------------------------------------------------
@@ -498,6 +539,22 @@ def _watched(edges: Edges, name: str) -> Rendered:
     if name not in rendered.by_name:
         raise problems.unknown_workload(name, rendered.names)
     return rendered
+
+
+async def _past(edges: Edges, name: str, hours: int) -> past.Past:
+    """The last hours of a workload. Raises the 404 of a name that is not known."""
+    rendered = edges.board.current
+    if rendered is None and edges.role != "api":
+        _watched(edges, name)
+    found: past.Past | None = None if rendered is None else rendered.pasts.get((name, hours))
+    if found is None:
+        found = await anyio.to_thread.run_sync(past.past, rendered, edges.store, name, hours)
+        if found is None:
+            _watched(edges, name)
+            raise AssertionError("a watched workload has a past")
+        if rendered is not None and len(rendered.pasts) < MOST_PASTS:
+            rendered.pasts[name, hours] = found
+    return found
 
 
 async def _refreshed(edges: Edges) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -33,7 +33,9 @@ from serving.problems import Problem
 logger = logging.getLogger(__name__)
 
 VIEWER, OPERATOR = "viewer", "operator"
-OPEN = frozenset({"/healthz", "/readyz", "/login", "/style.css"})
+OPEN = frozenset({"/healthz", "/readyz", "/login"})
+STATIC = "/static/"  # the same for everybody, and the log-in page needs it
+PAGES = re.compile(r"/(?:workloads(?:/[^\\\r\n]*)?|demo|docs|reasons)?")
 PROBES = frozenset({"/healthz", "/readyz"})  # asked by address, so their Host says nothing
 READING_BY_POST = frozenset({"/api/v1/forecast", "/logout"})
 VIEW = "/prometheus/"
@@ -204,8 +206,8 @@ class Gatekeeper:
             principal = self._admit(scope["method"], scope["path"], headers)
         except Problem as problem:
             response: Any = problem.response()
-            if problem.status == 401 and scope["path"] == "/" and "text/html" in headers.get("accept", ""):
-                response = RedirectResponse("/login", 303)
+            if problem.status == 401 and is_page(scope["path"]) and "text/html" in headers.get("accept", ""):
+                response = RedirectResponse(f"/login{_and_back(scope)}", 303)
             response.headers.update(SECURITY_HEADERS)
             await response(scope, receive, send)
             return
@@ -223,7 +225,7 @@ class Gatekeeper:
             self._check_host(headers)
         if method not in SAFE:
             _check_origin(headers)
-        if path in OPEN:
+        if path in OPEN or (path.startswith(STATIC) and method in SAFE):
             return None
         principal = self._who(headers)
         if principal is None:
@@ -261,6 +263,16 @@ class Gatekeeper:
             raise Problem(421, "host", "this name is not served here: use 127.0.0.1 or localhost, or set tokens")
 
 
+def is_page(path: str) -> bool:
+    """Whether a browser sees a page there, so that it may be sent to the log-in and back."""
+    return PAGES.fullmatch(path) is not None
+
+
+def _and_back(scope: Scope) -> str:
+    asked = (scope.get("raw_path") or b"/").decode("ascii", "replace")
+    return "" if asked == "/" else f"?next={quote(asked)}"
+
+
 def host_name(host: str) -> str | None:
     """The name of a Host header without its port; None where it is not one."""
     match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d{1,5})?", host.strip().lower())
@@ -283,7 +295,8 @@ def _digest(token: str) -> bytes:
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not no-referrer: with that, browsers send `Origin: null` with our own forms, and the log-in would be refused.
+    "Referrer-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
 _RAW_SECURITY_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,12 +19,13 @@ import numpy as np
 
 from forecaster.config import Config
 from forecaster.cycle import Cycle
-from forecaster.domain import HpaFacts, WorkloadSpec
+from forecaster.domain import HpaFacts, Mode, WorkloadSpec
 from forecaster.errors import InputError, SourceError
 from forecaster.prometheus import PrometheusSource
 from forecaster.publication import Publication, WorkloadStatus
 from forecaster.reasons import ADVICE, Reason, ReasonCode
 from models.persistence import Persistence
+from serving.hpa_reader import ApiHpas, reader_of
 
 SCHEMA_VERSION = 1
 MOST_LINES = 40  # workloads of one table; --json has all
@@ -37,7 +39,7 @@ REMARKS = frozenset(  # codes that hinder neither a forecast nor a decision
         ReasonCode.SKILL_BELOW_BASELINE,
     }
 )
-OWNER_UNKNOWN = None  # who owns minReplicas is known to the API server alone, which this release does not ask
+API_SECONDS = 15.0  # for the API server to list its HPAs
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +82,31 @@ def check(config: Config, timeout_s: float, progress: Callable[[float], None] = 
     """Raises InputError where Prometheus cannot be asked at all."""
     if config.prometheus is None:
         return Report(None, None, (), (), 0, 0)
+    hpas = reader_of(config.kubernetes, os.environ)
     source = PrometheusSource(config.prometheus)
     try:
+        if hpas is not None:
+            hpas.start()
+            hpas.wait(API_SECONDS)
         server = source.server_info()
         if not server.is_prometheus:
             raise InputError(f"prometheus.url: {source.url} does not answer PromQL: write the URL of a Prometheus")
-        found = _check(config, source, timeout_s, progress)
+        found = _check(config, source, hpas, timeout_s, progress)
         return Report(server.url, server.version, *found)
     except SourceError as error:
         raise InputError(f"prometheus.url: {error}") from error
     finally:
         source.close()
+        if hpas is not None:
+            hpas.close()
 
 
 def _check(
-    config: Config, source: PrometheusSource, timeout_s: float, progress: Callable[[float], None]
+    config: Config,
+    source: PrometheusSource,
+    hpas: ApiHpas | None,
+    timeout_s: float,
+    progress: Callable[[float], None],
 ) -> tuple[tuple[Found, ...], tuple[Reason, ...], int, int, float | None]:
     specs = config.specs()
     cycle = Cycle(
@@ -104,6 +116,7 @@ def _check(
         span=config.history,
         source=source,
         forecasters=lambda: (Persistence(),),
+        hpas=hpas,
     )
     deadline = time.monotonic() + timeout_s
     published = cycle.run(datetime.now(UTC))
@@ -120,12 +133,19 @@ def _check(
     context, facts = cycle.reading.context, cycle.reading.facts
     oldest = _oldest(context.coarse.values, context.coarse.times)
     known = _known(context.coarse.values)
+    refusals = {} if hpas is None else hpas.refusals()
     found = tuple(
-        _found(status, published, facts, costs[status.workload.spec.load], oldest[status.row], known[status.row])
+        _owned(
+            _found(status, published, facts, costs[status.workload.spec.load], oldest[status.row], known[status.row]),
+            refusals,
+        )
         for status in published.workloads
     )
     loads = len({spec.load for spec in specs})
-    return found, published.notices, cycle.history.backlog, loads, published.clock_skew_seconds
+    notices = published.notices
+    if hpas is not None and hpas.trouble:
+        notices = (*notices, Reason(ReasonCode.HPA_NOT_FOUND, f"the API server: {hpas.trouble}"))
+    return found, notices, cycle.history.backlog, loads, published.clock_skew_seconds
 
 
 def _found(
@@ -153,6 +173,14 @@ def _found(
         facts=None if name is None else facts.get(name),
         reasons=(*hinder, *rest),
     )
+
+
+def _owned(found: Found, refusals: Mapping[str, str]) -> Found:
+    """With the reason why the actuator would leave its HPA alone, where it is asked to write."""
+    refusal = refusals.get(found.hpa or "")
+    if refusal is None or found.mode != Mode.APPLY.value:
+        return found
+    return replace(found, reasons=(Reason(ReasonCode.OWNED_BY_OTHER, refusal), *found.reasons))
 
 
 _NO_FLOOR = frozenset({ReasonCode.CAPACITY_UNKNOWN, ReasonCode.HPA_NOT_FOUND, ReasonCode.HPA_INVALID})
@@ -209,7 +237,7 @@ def as_json(report: Report) -> str:
                 "hpaFound": one.facts is not None,
                 "minReplicas": None if one.facts is None else one.facts.min_replicas,
                 "maxReplicas": None if one.facts is None else one.facts.max_replicas,
-                "minReplicasOwner": OWNER_UNKNOWN,
+                "minReplicasOwner": None if one.facts is None else one.facts.owner,
                 "reason": one.hinders[0].code.value if one.hinders else None,
                 "reasons": [_reason_json(reason) for reason in one.reasons],
             }

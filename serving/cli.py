@@ -116,6 +116,52 @@ def serve(
 
 
 @app.command()
+def demo(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8080,
+    speed: Annotated[
+        float | None, typer.Option(help="Simulated seconds in a second; 360, headless as fast as it goes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of traffic and start-up times.")] = 0,
+    duration: Annotated[str | None, typer.Option(help="Ends after so long: 30s, 5m.")] = None,
+    simulate: Annotated[str | None, typer.Option(help="Ends after so much simulated time: 6h, 7d.")] = None,
+    headless: Annotated[bool, typer.Option("--headless", help="No page: runs, and prints the result.")] = False,
+    as_json: JsonOption = False,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Opens the page, if there is a display.")] = (
+        True
+    ),
+    insecure_no_auth: Annotated[bool, typer.Option("--insecure-no-auth", help="Serve beyond loopback.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+) -> None:
+    """The whole product on a simulated cluster, faster than real time, with nothing else installed."""
+    import logging
+
+    from serving.demo import run
+
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    asked = run.checked(
+        run.Asked(
+            seed=seed,
+            speed=speed,
+            duration=run.duration_of(duration, "--duration"),
+            simulate=run.duration_of(simulate, "--simulate"),
+            host=host,
+            port=port,
+            insecure_no_auth=insecure_no_auth,
+            browser=browser,
+        )
+    )
+    if as_json and not headless:
+        raise InputError("--json: only with --headless")
+    if not headless:
+        raise typer.Exit(0 if run.serve(asked, lambda text: typer.echo(text)) else 1)
+    told = run.headless(asked, _progress("simulating"))
+    typer.echo(run.as_json(told) if as_json else run.as_text(told))
+    raise typer.Exit(1 if told["failedCycles"] else 0)
+
+
+@app.command()
 def actuate(
     url: UrlOption = DEFAULT_URL,
     token_file: TokenOption = None,

@@ -191,13 +191,18 @@ class Loop:
         stale_after: timedelta = timedelta(seconds=180),
         before_cycle: Callable[[], None] = lambda: None,
         clocks: Clocks | None = None,
+        keeps_state: bool = True,
     ) -> None:
-        """`stale_after`: a publication that took longer is thrown away. `before_cycle`: e.g. reloads configuration."""
+        """`stale_after`: a publication that took longer is thrown away. `before_cycle`: e.g. reloads configuration.
+
+        `keeps_state` False: nothing is stored that only a restart needs (the demo begins anew each time).
+        """
         self._cycle, self._board, self._health, self._store = cycle, board, health, store
         self._interval = interval.total_seconds()
         self._history, self._stale_after = history, stale_after.total_seconds()
         self._before_cycle = before_cycle
         self._clocks = clocks or Clocks()
+        self._keeps_state = keeps_state
         self._stop = threading.Event()
         self._log = DecisionLog({})
         self._instance = uuid.uuid4().hex[:12]
@@ -318,6 +323,10 @@ class Loop:
         return True
 
     def _save(self, store: Store, now: datetime, last: bool) -> None:
+        if not self._keeps_state:
+            if self._is_due("prune", PRUNE_EVERY, last=False):
+                store.prune(now, now)
+            return
         everything = self._is_due("state", STATE_EVERY, last)
         if self._health.cycles or everything:
             for component, rows in self._cycle.dump().items():

@@ -54,6 +54,7 @@ class Rendered:
     recommendations_metrics: metrics_text.Section
     notices: tuple[Reason, ...] = ()
     pages: dict[tuple[str, int], bytes] = field(default_factory=dict)  # list pages that were asked for
+    pasts: dict[tuple[str, int], Any] = field(default_factory=dict)  # (workload, hours) -> serving.past.Past, likewise
 
     @cached_property
     def names(self) -> list[str]:
@@ -118,6 +119,10 @@ class Rendered:
             "expectedHigh": float(status.expected_high[row]),
             "floor": recommendation.floor if recommendation and counts else None,
             "desiredReplicas": recommendation.desired_replicas if recommendation and counts else None,
+            "currentReplicas": one.facts.current_replicas if one.facts else None,
+            "readyReplicas": one.facts.ready_replicas if one.facts else None,
+            "minReplicas": one.min_replicas,
+            "maxReplicas": one.max_replicas,
             "reasons": reasons_json(one.reasons),
             "skill": dict(one.skill),
             "coverage": dict(one.coverage),

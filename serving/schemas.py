@@ -229,6 +229,10 @@ class WorkloadOut(Answer):
     expected_high: float | None
     floor: int | None
     desired_replicas: int | None
+    current_replicas: int | None = Field(description="Of the HPA, as the cluster says; `readyReplicas` likewise.")
+    ready_replicas: int | None
+    min_replicas: int | None = Field(description="The user's own minimum: the floor is never below it.")
+    max_replicas: int | None = Field(description="Highest floor allowed.")
     reasons: list[ReasonOut]
     skill: dict[str, float | None]
     coverage: dict[str, float | None]
@@ -334,6 +338,45 @@ class WorkloadForecastOut(Answer):
     made_at: datetime
 
 
+class ReplicasOut(Answer):
+    """Stored decisions as columns; a value stands from its time until the next."""
+
+    times: list[datetime]
+    floor: list[int | None]
+    desired_replicas: list[int | None]
+    current_replicas: list[int | None]
+    ready_replicas: list[int | None]
+    min_replicas: list[int | None]
+    max_replicas: list[int | None]
+    ready_capacity: list[float | None] = Field(description="Load that the ready replicas carry when full.")
+
+
+class HistoryOut(Answer):
+    workload: str
+    hours: int
+    step_seconds: float | None
+    times: list[datetime]
+    load: list[float | None]
+    replicas: ReplicasOut
+    incidents: list[IncidentOut]
+    note: str | None = Field(description="Why something is missing, or coarser than elsewhere.")
+    made_at: datetime
+
+
+class SparklineOut(Answer):
+    name: str
+    highest: float | None
+    values: list[int | None] = Field(description="Percent of the highest, oldest first; null where nothing is known.")
+
+
+class SparklinesOut(Answer):
+    items: list[SparklineOut]
+    next: str | None
+    step_seconds: float | None
+    through: datetime | None = Field(description="Time of the last value.")
+    made_at: datetime | None
+
+
 class ForecastOut(Answer):
     origin: datetime | None
     step: str
@@ -389,3 +432,51 @@ class OverrideOut(Answer):
 class OverridesOut(Answer):
     items: list[OverrideOut]
     next: str | None
+
+
+class DemoSumsOut(Answer):
+    """Sums since the demo's begin."""
+
+    replica_hours: float
+    seconds_above_capacity: float
+    unmet_load_ratio: float | None
+    scale_events: int
+
+
+class DemoPoliciesOut(Answer):
+    hpa: DemoSumsOut
+    forecaster: DemoSumsOut
+
+
+class DemoServiceOut(Answer):
+    name: str
+    sentence: str
+    startup_seconds: float
+    pays: bool
+    hpa: DemoSumsOut
+    forecaster: DemoSumsOut
+    times: list[datetime]
+    load: list[float]
+    capacity_hpa: list[float]
+    capacity_forecaster: list[float]
+    replicas_hpa: list[int]
+    replicas_forecaster: list[int]
+    floor: list[int]
+
+
+class DemoEventOut(Answer):
+    time: datetime
+    workload: str
+    kind: Literal["flash_crowd", "deploy", "memory_leak", "missing_scrapes", "scrape_gap"]
+    sentence: str
+
+
+class DemoOut(Answer):
+    schema_version: int
+    now: datetime
+    started_at: datetime
+    speed: float | None
+    simulated_seconds: float
+    policies: DemoPoliciesOut
+    services: list[DemoServiceOut]
+    events: list[DemoEventOut]

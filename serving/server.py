@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
     from forecaster.chunks import HistoryChunk
     from forecaster.config import Config
-    from forecaster.ports import Forecaster, MetricSource
+    from forecaster.ports import Forecaster, HpaReader, MetricSource
     from forecaster.prometheus import PrometheusSource
     from serving.auth import Tokens
     from serving.health import Health
+    from serving.hpa_reader import ApiHpas
     from serving.loop import Board, Loop
     from serving.store import Store
 
@@ -148,7 +149,7 @@ def forecasters() -> Sequence[Forecaster]:
     return (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
 
 
-def cycle_of(config: Config, source: MetricSource) -> ServedCycle:
+def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None = None) -> ServedCycle:
     from forecaster.cycle import Cycle
 
     return Cycle(
@@ -159,6 +160,7 @@ def cycle_of(config: Config, source: MetricSource) -> ServedCycle:
         source=source,
         forecasters=forecasters,
         alarms_budget=config.alarms.false_alarms_per_workload_per_week,
+        hpas=hpas,
     )
 
 
@@ -233,7 +235,8 @@ class Service:
     ) -> None:
         self.config, self._path, self._role = config, path, role
         self._tokens, self._hosts = tokens, allowed_hosts
-        self._make_cycle = make_cycle or cycle_of
+        self._make_cycle = make_cycle or (lambda config, source: cycle_of(config, source, self.hpas))
+        self.hpas: ApiHpas | None = None
         self._thread: threading.Thread | None = None
 
     def open(self, set_aside_damaged_store: bool = False) -> None:
@@ -253,6 +256,11 @@ class Service:
             self.health.queries = self.source.stats
         self.loop: Loop | None = None
         if self._role != "api":
+            from serving.hpa_reader import reader_of
+
+            self.hpas = reader_of(self.config.kubernetes, os.environ)
+            if self.hpas is not None:
+                self.hpas.start()
             self.cycle = self._restored_cycle(self.source or NoSource())
             self.loop = self._loop()
 
@@ -277,6 +285,8 @@ class Service:
             self.store.flush()
         if self.source is not None:
             self.source.close()
+        if self.hpas is not None:
+            self.hpas.close()
         logger.info("stopped")
 
     # --- parts ---
@@ -317,7 +327,7 @@ class Service:
         old = self.config
         fixed = [
             name
-            for name in ("prometheus", "step", "interval", "history", "store", "model", "auth", "server")
+            for name in ("prometheus", "step", "interval", "history", "store", "model", "kubernetes", "auth", "server")
             if getattr(config, name) != getattr(old, name)
         ]
         if fixed:
@@ -326,10 +336,7 @@ class Service:
         self.config = config
 
     async def _serve(self, listening: socket.socket) -> None:
-        import uvicorn
-
         from serving import api
-        from serving.limits import guarded_protocol
 
         app = api.build(
             api.Edges(
@@ -345,35 +352,70 @@ class Service:
             )
         )
         settings = self.config.server
-        server = _server(
-            uvicorn.Config(
-                app,
-                http=guarded_protocol(),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-                ssl_certfile=settings.tls_cert_file,
-                ssl_keyfile=settings.tls_key_file,
-            )
+        await answer(app, listening, self._stop, settings.tls_cert_file, settings.tls_key_file)
+
+    def _stop(self) -> None:
+        self.board.close()
+        if self.loop is not None:
+            self.loop.stop()
+
+
+async def answer(
+    app: object,
+    listening: socket.socket,
+    on_stop: Callable[[], None],
+    certificate: Path | None = None,
+    key: Path | None = None,
+    until: asyncio.Event | None = None,
+) -> None:
+    """Serves the application until SIGTERM or SIGINT, or `until` is set; `on_stop` is called first."""
+    import uvicorn
+
+    from serving.limits import guarded_protocol
+
+    server = _server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            http=guarded_protocol(),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
         )
-        loop = asyncio.get_running_loop()
+    )
+    loop = asyncio.get_running_loop()
 
-        def stop() -> None:
-            server.should_exit = True
-            self.board.close()
-            if self.loop is not None:
-                self.loop.stop()
+    def stop() -> None:
+        server.should_exit = True
+        on_stop()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        where = listening.getsockname()
-        scheme = "https" if settings.tls_cert_file else "http"
-        logger.info("listening: url=%s://%s:%d", scheme, where[0] if ":" not in where[0] else f"[{where[0]}]", where[1])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    logger.info("listening: url=%s", address_of(listening, "https" if certificate else "http"))
+    if until is None:
         await server.serve(sockets=[listening])
+        return
+
+    async def wait() -> None:
+        await until.wait()
+        stop()
+
+    waiting = asyncio.create_task(wait())
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        waiting.cancel()
+
+
+def address_of(listening: socket.socket, scheme: str = "http") -> str:
+    """URL of a listening socket."""
+    where = listening.getsockname()
+    return f"{scheme}://{where[0] if ':' not in where[0] else f'[{where[0]}]'}:{where[1]}"
 
 
 def _server(config: uvicorn.Config) -> uvicorn.Server:

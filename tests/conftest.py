@@ -14,18 +14,21 @@ from tests.fake_prometheus import FakePrometheus
 from tests.faultproxy import FaultProxy
 from tests.integration import prometheus_server
 from tests.integration.prometheus_server import PrometheusServer
+from tests.serving.page import browser
 
 HISTORY_DAYS = 14
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a real Prometheus are skipped without one, with the reason; in CI its lack is a failure."""
-    reason = prometheus_server.missing()
-    if reason is None or os.environ.get("CI"):
+    """Tests that need a real Prometheus or browser are skipped where there is none; in CI that is a failure."""
+    if os.environ.get("CI"):
         return
-    for item in items:
-        if item.get_closest_marker("prometheus") is not None:
-            item.add_marker(pytest.mark.skip(reason=reason))
+    for marker, reason in (("prometheus", prometheus_server.missing()), ("browser", browser.missing())):
+        if reason is None:
+            continue
+        for item in items:
+            if item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

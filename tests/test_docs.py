@@ -87,3 +87,18 @@ def test_the_links_of_the_documentation_are_sound(tmp_path: Path) -> None:
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_example_of_the_simulator_runs() -> None:
+    text = (DOCS / "simulator.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    plain, helped = ([float(word) for word in re.findall(r"[\d.]+", line)] for line in done.stdout.splitlines())
+    assert helped[1] < plain[1]

@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace, processes: list[subprocess.Popen[bytes]])
     print(
         f"""
 Running. Look at
-  {base}/                              the workloads, their state and reasons
+  {base}/                              the page: workloads, forecasts, decisions
   {base}/api/v1/recommendations        how many replicas each HPA needs, and why
   {base}/api/v1/workloads/checkout/forecast?horizon=24h
   {base}/metrics                       the same for Prometheus

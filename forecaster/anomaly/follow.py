@@ -213,7 +213,9 @@ def _incidents(
         if row is None:
             gone.append(replace(incident, closed_at=at))
             continue
-        if score[row] > incident.score:
+        # A forecast that follows the jump and overshoots is wrong on the other side: that is not this incident, worse.
+        own_side = observed[row] >= low[row] if incident.direction == "up" else observed[row] <= high[row]
+        if score[row] > incident.score and own_side:
             worse = replace(
                 incident,
                 score=float(score[row]),

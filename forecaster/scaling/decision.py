@@ -207,6 +207,11 @@ def decide(inputs: DecisionInput, state: DecisionState) -> tuple[Decision, Decis
             rules.want(users_own if state.floor is None else state.floor, "held")
         else:
             rules.want(_without_new_peak(inputs, proactive, reasons), "proactive")
+            if inputs.saturated and trusted:
+                # Every replica is full, so the load we see is a lower bound of what is asked for, and so is what it
+                # needs at the HPA's target. A floor that creeps up below that is worse than none: the pods that it
+                # adds one by one are not ready yet, and the HPA counts them as idle.
+                rules.want(_without_new_peak(inputs, reactive, reasons), "saturated")
             rules.want(scheduled, "scheduled")
         rules.want(pinned_min, "pinned")
         stands = False  # the floor is kept on old knowledge
@@ -214,7 +219,7 @@ def decide(inputs: DecisionInput, state: DecisionState) -> tuple[Decision, Decis
             kept_since = sure_at if unsure else forecast_at
             stands = state.floor is not None and now - kept_since < validity_s
             kept = stands and rules.keep(state.floor, "missing_data" if unsure else "no_forecast")
-            if kept or (unsure and trusted and rules.bound_by == "proactive"):
+            if kept or (unsure and trusted and rules.bound_by in ("proactive", "saturated")):
                 # what rests on old knowledge must not outlive that knowledge by being issued again
                 valid_for = timedelta(seconds=validity_s - (now - kept_since))
             elif rules.wanted is None and unsure:

@@ -94,10 +94,17 @@ def find(
     raise InputError("no API server is known: run in a pod with a service account, or give --kubeconfig FILE")
 
 
+def in_a_pod(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> bool:
+    """Whether there is a service account to use."""
+    return bool(environ.get("KUBERNETES_SERVICE_HOST")) and (folder / "token").exists()
+
+
 def in_cluster(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access:
     """The pod's service account. Raises InputError."""
-    host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT", "443")
+    host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
     token = folder / "token"
+    if not host:
+        raise InputError("this is no pod: KUBERNETES_SERVICE_HOST is not set: give a kubeconfig")
     if not token.exists():
         raise InputError(f"{token} is missing: set automountServiceAccountToken, or give --kubeconfig FILE")
     namespace = folder / "namespace"

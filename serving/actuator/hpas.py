@@ -22,6 +22,7 @@ def parse(told: Any) -> Hpa:
         raise ValueError("an object without namespace, name or uid")
     status = told.get("status")
     current = status.get("currentReplicas") if isinstance(status, dict) else None
+    desired = status.get("desiredReplicas") if isinstance(status, dict) else None
     annotations = metadata.get("annotations")
     if not isinstance(annotations, dict):
         annotations = {}
@@ -44,6 +45,10 @@ def parse(told: Any) -> Hpa:
         deleting=metadata.get("deletionTimestamp") is not None,
         scaled_object=_scaled_object(metadata),
         current_replicas=current if isinstance(current, int) else None,
+        desired_replicas=desired if isinstance(desired, int) else None,
+        grows_alone=_grows_alone(spec, status),
+        target_ratio=_target_ratio(spec.get("metrics")),
+        scale_target=_scale_target(spec.get("scaleTargetRef")),
     )
 
 
@@ -104,6 +109,37 @@ def _scaled_object(metadata: Mapping[str, Any]) -> str | None:
     labels = metadata.get("labels")
     found = labels.get(_KEDA_LABEL) if isinstance(labels, dict) else None
     return None if found is None else str(found)
+
+
+def _grows_alone(spec: Mapping[str, Any], status: Any) -> bool:
+    behavior = spec.get("behavior")
+    if isinstance(behavior, dict) and behavior.get("scaleUp") is not None:
+        return False
+    conditions = status.get("conditions") if isinstance(status, dict) else None
+    return any(
+        isinstance(one, dict) and one.get("type") == "ScalingActive" and one.get("status") == "True"
+        for one in conditions or []
+    )
+
+
+def _scale_target(told: Any) -> str | None:
+    if not isinstance(told, dict) or not told.get("kind") or not told.get("name"):
+        return None
+    return f"{told['kind']}/{told['name']}"
+
+
+def _target_ratio(metrics: Any) -> float | None:
+    """Target utilization as a fraction: of CPU where there is one, else of the first resource that has one."""
+    found: dict[str, float] = {}
+    for one in metrics if isinstance(metrics, list) else []:
+        resource = one.get("resource") if isinstance(one, dict) else None
+        if not isinstance(resource, dict):
+            continue
+        target = resource.get("target")
+        value = target.get("averageUtilization") if isinstance(target, dict) else None
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            found.setdefault(str(resource.get("name")), value / 100.0)
+    return found.get("cpu", next(iter(found.values()), None))
 
 
 def _whole(value: Any, what: str, name: str) -> int:

@@ -188,6 +188,7 @@ def _offer(item: Any, now: datetime, arrived: float, anew: str | None) -> tuple[
     if anew is not None:
         made = max(made, _time(anew))
     age = max(0.0, (now - made).total_seconds())
+    reactive = item.get("reactive")
     reasons = item.get("reasons") or []
     codes = {one.get("code") for one in reasons if isinstance(one, dict)}
     offer = Offer(
@@ -198,6 +199,7 @@ def _offer(item: Any, now: datetime, arrived: float, anew: str | None) -> tuple[
         mode=mode,
         expires_at=arrived + float(validity) - age,
         paused="paused" in codes,
+        reactive=reactive if isinstance(reactive, int) and not isinstance(reactive, bool) else None,
         words=_words(item),
     )
     return offer, made.astimezone(UTC).isoformat(timespec="microseconds")

@@ -24,6 +24,7 @@ NOBODY = "nobody"  # in OWNERS: no field manager held minReplicas before us
 
 EDITS_WITHIN = 600.0  # seconds; a second edit by hand within them, and we step aside
 MOST_REPLICAS = 2**31 - 1  # what the API can hold
+OVERTAKEN = 30.0  # seconds; two passes of the HPA, in which it goes beyond our floor by itself or never
 ABSURD = 10  # a floor of more than so many times maxReplicas is a fault, not a wish
 
 # Field managers that write when a person or a pipeline runs them, and not again by themselves (Update entries only).
@@ -66,6 +67,10 @@ class Hpa:
     deleting: bool = False
     scaled_object: str | None = None  # of KEDA
     current_replicas: int | None = None
+    desired_replicas: int | None = None  # as of its last pass
+    grows_alone: bool = False  # its metrics work, and nothing but the defaults limits how fast it adds
+    target_ratio: float | None = None  # of CPU utilization, else of another resource's; not for the actuator
+    scale_target: str | None = None  # kind/name
 
     @property
     def key(self) -> str:
@@ -83,6 +88,7 @@ class Offer:
     mode: str
     expires_at: float  # monotonic seconds
     paused: bool = False
+    reactive: int | None = None  # replicas that the load of this moment needs, at the HPA's target
     words: str = ""  # why, for people
 
     @property
@@ -107,6 +113,7 @@ class HpaState:
     good_until: float = -math.inf  # until when the last recommendation that counted counts
     walked_at: float = -math.inf  # the last step of a walk back
     edits: tuple[float, ...] = ()  # when others took the field from us, the recent ones
+    overtaken_at: float | None = None  # since when a raise is withheld, for the HPA goes further by itself
     aside: str | None = None  # for whom we stepped aside, until the consent is renewed
 
 
@@ -258,6 +265,9 @@ def decide(state: HpaState, offer: Offer | None, hpa: Hpa, now: float, rules: Ru
         return _verdict(state, _given_back(state, hpa, said), said, now)
     if counting is not None and counting.floor is not None:
         floor = min(max(counting.floor, users_own), hpa.max_replicas)
+        state = _overtaken(state, counting, hpa, floor, now)
+        if state.overtaken_at is not None and now - state.overtaken_at < OVERTAKEN:
+            return _verdict(state, Nothing(), said, now)
         return _verdict(state, _towards(state, hpa, floor, said), said, now)
     if state.hold is None:
         return _verdict(state, _let_go(hpa), said, now)
@@ -332,6 +342,20 @@ def _mode(offer: Offer, hpa: Hpa, said: list[Said]) -> str:
             mode = "observe"
         modes.append(mode)
     return min(modes, key=_CAUTION.index)
+
+
+def _overtaken(state: HpaState, offer: Offer, hpa: Hpa, floor: int, now: float) -> HpaState:
+    """Notes since when the HPA by itself would go beyond a floor that is about to be raised.
+
+    The controller jumps to a minReplicas above what runs without a look at its metrics in that pass. Where these would
+    have taken it further (at most twice what runs, at least 4, in one pass), the floor would hold it up by 15 s: the
+    one way in which a floor can be worse than none. What the HPA then has, our floor no longer jumps to.
+    """
+    runs = max(hpa.current_replicas or 0, hpa.desired_replicas or 0)
+    alone = min(offer.reactive or 0, max(2 * runs, 4), hpa.max_replicas)
+    if hpa.grows_alone and hpa.min_replicas < floor and runs < floor < alone:
+        return state if state.overtaken_at is not None else replace(state, overtaken_at=now)
+    return state if state.overtaken_at is None else replace(state, overtaken_at=None)
 
 
 def _towards(state: HpaState, hpa: Hpa, floor: int, said: list[Said]) -> Action:

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from serving.store import Store
+from tests.apiserver import CONFIG_MAP, FakeApiServer, right
 from tests.faultproxy import FaultProxy
 from tests.integration.prometheus_server import PrometheusServer
 
@@ -226,10 +228,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, site: Site) -> Iterator[Running]:
+def serving(folder: Path, site: Site, text: str = CONFIG) -> Iterator[Running]:
     """A service that has its first publication."""
     config, log = folder / "forecaster.yaml", folder / "service.log"
-    config.write_text(CONFIG.format(url=site.proxy.url, store=folder / "f.db"))
+    config.write_text(text.format(url=site.proxy.url, store=folder / "f.db"))
     command = [sys.executable, "-m", "serving.cli", "serve", "--config", str(config), "--port", str(site.port)]
     with log.open("ab") as said:
         process = subprocess.Popen(
@@ -378,6 +380,73 @@ def test_a_restart_goes_on_where_it_was(site: Site, tmp_path: Path) -> None:
     assert float(after["calibration"].arrays["count"].sum()) >= learned
     assert after["decision"].keys == before["decision"].keys
     assert after["incidents"].keys == before["incidents"].keys
+
+
+@contextlib.contextmanager
+def actuating(folder: Path, service: Running, kubeconfig: Path) -> Iterator[subprocess.Popen[bytes]]:
+    url = f"http://127.0.0.1:{service.port}"
+    command = [sys.executable, "-m", "serving.cli", "actuate", "--apply", "--url", url]
+    command += ["--kubeconfig", str(kubeconfig), "--metrics-port", "0"]
+    with (folder / "actuator.log").open("ab") as said:
+        process = subprocess.Popen(
+            command, stdout=said, stderr=said, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in (folder / "actuator.log").read_text()
+
+
+def test_the_whole_way_from_prometheus_to_the_hpa_and_back(site: Site, tmp_path: Path) -> None:
+    own = Site(site.prometheus, site.proxy, _free_port())
+    with FakeApiServer() as cluster:
+        cluster.rights["actuator"].append(right(("", "configmaps"), "get patch"))
+        cluster.create(CONFIG_MAP, "default", {"metadata": {"name": "forecaster-actuator"}})
+        for app in APPS:
+            cluster.create_hpa("shop", app, min_replicas=2, max_replicas=MOST, manager="kubectl-client-side-apply")
+        before = [{**one, "metadata": {**one["metadata"], "resourceVersion": ""}} for one in cluster.all()]
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(
+            yaml.safe_dump(
+                {
+                    "current-context": "it",
+                    "contexts": [{"name": "it", "context": {"cluster": "c", "user": "u"}}],
+                    "clusters": [{"name": "c", "cluster": {"server": cluster.url}}],
+                    "users": [{"name": "u", "user": {"token": cluster.token("actuator")}}],
+                }
+            )
+        )
+        text = (
+            CONFIG.replace("      leadTime", "      mode: apply\n      leadTime")
+            + f"kubernetes: {{{{kubeconfig: {kubeconfig}}}}}\n"
+        )
+
+        def minima() -> dict[str, int]:
+            return {one["metadata"]["name"]: one["spec"]["minReplicas"] for one in cluster.all()}
+
+        with serving(tmp_path, own, text) as service, actuating(tmp_path, service, kubeconfig) as actuator:
+            until(service.settled, 120)
+            until(lambda: minima() == service.floors())
+            assert all(floor > LEAST for floor in minima().values())
+            # The floor that stands is ours: it must not pass for the user's own minimum in the next decision.
+            decided = service.json("/api/v1/workloads/cart/decisions?limit=1")["items"][0]["decision"]
+            assert decided["users_own"] == LEAST
+            ends = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+            body = json.dumps({"workload": "*", "kind": "pause", "endsAt": ends})
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection:
+                connection.request("POST", "/api/v1/overrides", body, {"Content-Type": "application/json"})
+                assert connection.getresponse().status == 201
+            until(lambda: set(minima().values()) == {2})
+            until(
+                lambda: (
+                    [{**one, "metadata": {**one["metadata"], "resourceVersion": ""}} for one in cluster.all()] == before
+                )
+            )
+            actuator.send_signal(signal.SIGTERM)
+            assert actuator.wait(timeout=15) == 0
+            stopped(service)
 
 
 def _free_port() -> int:

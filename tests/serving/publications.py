@@ -13,18 +13,21 @@ from forecaster.domain import (
     Candidate,
     Context,
     Event,
+    FloatArray,
     Forecast,
     ForecastRequest,
+    HpaFacts,
     Incident,
     Mode,
     Override,
     Recommendation,
     ScaleSpec,
+    SeriesBatch,
     SeriesKey,
     Workload,
     WorkloadSpec,
 )
-from forecaster.publication import Publication, SeriesStatus, WorkloadStatus
+from forecaster.publication import COARSE_SPAN, FINE_SPAN, Publication, Recent, SeriesStatus, WorkloadStatus
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
 
@@ -80,7 +83,7 @@ def publication(
     valid_for: float = 300,
 ) -> Publication:
     """One row per workload; the last one has never had a sample when there are several."""
-    rows = len(names)
+    rows, keys = len(names), tuple(SeriesKey(name) for name in names)
     load = np.linspace(100, 200, rows).astype(np.float32)
     through = np.full(rows, made_at.timestamp() - 20)
     if rows > 1:
@@ -96,7 +99,7 @@ def publication(
     return Publication(
         made_at=made_at,
         cycle=cycle,
-        keys=tuple(SeriesKey(name) for name in names),
+        keys=keys,
         status=SeriesStatus(load, through, np.full(rows, 0.3), load * 0.8, load * 1.2),
         workloads=tuple(
             WorkloadStatus(
@@ -109,6 +112,11 @@ def publication(
                 coverage={"0.8": 0.79, "0.98": float("nan")},
                 risk={"asked": 0.01},
                 budget_used_ratio=0.5,
+                lead_time_seconds=180.0,
+                capacity_per_replica=50.0,
+                facts=HpaFacts(current_replicas=5, ready_replicas=4, min_replicas=2, max_replicas=20),
+                min_replicas=2,
+                max_replicas=20,
             )
             for i, name in enumerate(names)
         ),
@@ -127,7 +135,21 @@ def publication(
         incidents=tuple(incidents),
         stations={"read": 0.1, "forecast": 0.02},
         clock_skew_seconds=0.5,
+        recent=recent(keys, load, made_at),
     )
+
+
+def recent(keys: tuple[SeriesKey, ...], load: FloatArray, made_at: datetime) -> Recent:
+    """A day that ends in `load`: a wave, with a hole an hour ago; all missing where the load is."""
+
+    def batch(step: timedelta, span: timedelta) -> SeriesBatch:
+        origin = datetime.fromtimestamp(made_at.timestamp() // step.total_seconds() * step.total_seconds(), UTC)
+        ago = np.arange(span // step, -1, -1) * step.total_seconds()
+        wave = (1 + 0.5 * np.sin(2 * np.pi * ago / 86_400)).astype(np.float32)
+        wave[(ago > 3_600) & (ago < 5_400)] = np.nan
+        return SeriesBatch(keys, origin, step, load[:, None] * wave[None, :])
+
+    return Recent(batch(timedelta(minutes=1), FINE_SPAN), batch(timedelta(minutes=5), COARSE_SPAN))
 
 
 class LastValue:

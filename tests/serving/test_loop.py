@@ -262,3 +262,18 @@ def test_a_waiting_caller_is_let_go_at_the_end() -> None:
         assert await board.changed(first.etag, 0.001) is first
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("keeps_state", [True, False], ids=["a service", "a demo"])
+def test_only_a_loop_that_keeps_state_stores_it(keeps_state: bool) -> None:
+    store, time, cycle = Store("sqlite://"), Time(), FakeCycle()
+    cycle.history.chunks = [FakeChunk("fine/0", int(NOW.timestamp()), b"one")]
+    loop, board, _ = loop_of(cycle, time, store, keeps_state=keeps_state)
+    for _ in range(6):
+        loop.tick()
+        time.advance(15.0)
+    loop.save(last=True)
+    assert board.current is not None
+    assert bool(store.load_states(cycle.STATE_VERSIONS)[0]) is keeps_state
+    assert bool(list(store.chunks())) is keeps_state
+    store.close()

@@ -9,6 +9,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from serving import api, metrics_text, promview
+from serving.actuator import status
 from serving.health import Health
 from serving.loop import Board
 from serving.store import Store
@@ -27,7 +28,8 @@ def test_every_route_stands_in_the_reference_and_no_other(tmp_path: Path) -> Non
 def test_every_metric_stands_in_the_reference_and_no_other() -> None:
     page = (DOCS / "metrics.md").read_text()
     written = set(re.findall(r"\b(?:forecaster|process)_[a-z_]+", page))
-    assert written == metrics_text.FAMILIES.keys() | promview.METADATA.keys()
+    actuator = set(re.findall(r"\bforecaster_actuator_[a-z_]+", Path(status.__file__).read_text()))
+    assert written == metrics_text.FAMILIES.keys() | promview.METADATA.keys() | actuator
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 408, 409, 413, 421, 422, 429, 500, 502, 503])

@@ -55,6 +55,7 @@ forecaster.prometheus.PrometheusSource = Source
 folder = Path(sys.argv[1])
 config = Settings(store=str(folder / "f.db"), prometheus=None, interval=timedelta(seconds=float(sys.argv[2])),
                   history=timedelta(days=28), step=timedelta(minutes=1), workloads=(1,),
+                  kubernetes=Settings(read_hpas="never", kubeconfig=None),
                   server=Settings(tls_cert_file=None, tls_key_file=None))
 listening = server.bind("127.0.0.1", 0)
 print(listening.getsockname()[1], flush=True)

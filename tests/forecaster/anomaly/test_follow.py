@@ -156,6 +156,19 @@ def test_a_spike_is_one_incident_that_opens_and_closes() -> None:
     assert "checkout: load reached 200, above the expected 88.37 to 111.6, since 20" in end.sentence
 
 
+def test_a_forecast_that_overshoots_does_not_rewrite_what_happened() -> None:
+    state = run(noise(600))[-1].state
+    found = step(state, 600, [200.0])
+    (incident,) = found.opened
+    assert incident.direction == "up"
+    # The next forecast has followed the jump, too far, and is more surprised from the other side.
+    (after,) = step(found.state, 601, [200.0], one_step=around(400.0, 1.0)).open
+    assert after.observed > after.expected_high
+    assert after.sentence == incident.sentence
+    (worse,) = step(found.state, 601, [900.0]).open
+    assert (worse.observed, worse.direction) == (900.0, "up")
+
+
 def test_a_fall_to_zero_is_down() -> None:
     (one,) = opened(run([*noise(300), 0.0]))
     assert one.direction == "down"

@@ -19,7 +19,7 @@ from tests.forecaster.forecasts import LEVELS, forecast_of
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 INTERVAL = timedelta(seconds=15)
-FACTS = HpaFacts(min_replicas=3, max_replicas=40, ready_replicas=5, scale_target="Deployment/web")
+FACTS = HpaFacts(min_replicas=3, max_replicas=40, ready_replicas=100, scale_target="Deployment/web")
 QUICK = Bounds(max_step_up_ratio=20.0)
 
 

@@ -307,6 +307,16 @@ def test_saturation_is_no_evidence_that_fewer_suffice() -> None:
     assert got == [10, 10, 3]
 
 
+def test_a_full_service_needs_at_least_what_the_hpa_would_ask_for() -> None:
+    full = replace(INPUT, newest_load=1000.0, peak=1000.0, target_ratio=0.7, saturated=True)
+    (decision,) = run([full])
+    assert (decision.floor, decision.reactive, decision.bound_by) == (15, 15, "saturated")
+    (ahead,) = run([replace(full, peak=2000.0)])  # a forecast that asks for more still has the word
+    assert (ahead.floor, ahead.bound_by) == (20, "proactive")
+    (at_ease,) = run([replace(full, saturated=False)])
+    assert (at_ease.floor, at_ease.bound_by) == (10, "proactive")
+
+
 def test_hold_keeps_the_floor_both_ways_and_pins_still_count() -> None:
     held = (pin(kind="hold"),)
     spec = replace(SPEC, hold=timedelta(0))

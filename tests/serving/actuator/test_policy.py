@@ -190,6 +190,29 @@ def test_nothing_moves_while_what_was_written_still_counts() -> None:
         assert isinstance(decide(state, one, hpa, 300.0, RULES).action, Step)
 
 
+def test_a_raise_waits_while_the_hpa_goes_further_by_itself() -> None:
+    hpa = dataclasses.replace(held(HPA, 4), current_replicas=5, desired_replicas=6, grows_alone=True)
+    state = recognise(hpa)
+    ramp = offer(8, reactive=15)  # the load has overtaken the floor: the HPA's next pass gives 12
+    first = decide(state, ramp, hpa, 0.0, RULES)
+    assert first.action == Nothing()
+    assert decide(first.state, ramp, hpa, 29.0, RULES).action == Nothing()
+    assert decide(first.state, ramp, hpa, 30.0, RULES).action == Step(8, Hold(3, (KUBECTL,)))  # it did not move
+    moved = dataclasses.replace(hpa, desired_replicas=12)
+    assert decide(first.state, ramp, moved, 15.0, RULES).action == Step(8, Hold(3, (KUBECTL,)))  # jumped to no more
+    for other in (
+        dataclasses.replace(hpa, grows_alone=False),  # no metrics, or a slower scale-up of the user's
+        dataclasses.replace(hpa, desired_replicas=8),
+    ):
+        assert isinstance(decide(state, ramp, other, 0.0, RULES).action, Step)
+    for one in (
+        offer(8),
+        offer(8, reactive=7),
+        offer(13, reactive=15),
+    ):  # ahead of the load, or of what one pass can do
+        assert isinstance(decide(state, one, hpa, 0.0, RULES).action, Step)
+
+
 def test_an_edit_by_hand_is_the_users_new_value_and_taken_over_once_more() -> None:
     before = recognise(held(HPA, 8))
     edited = dataclasses.replace(

@@ -1,0 +1,146 @@
+// One workload: its two charts, kept current, and what an operator says of its incidents.
+
+import { Chart, colour, line, seconds, step } from "./charts.js";
+import { follow } from "./live.js";
+
+const charts = new WeakMap(); // host -> Chart
+
+// --- data ---
+
+let answers = new Map(); // address -> what it answers in this round: both charts read the same history
+
+function ask(address) {
+  if (!address) return null;
+  if (!answers.has(address)) answers.set(address, read(address));
+  return answers.get(address);
+}
+
+async function read(address) {
+  const answer = await fetch(address, { cache: "no-cache" });
+  const told = await answer.json();
+  if (!answer.ok) throw new Error(told.detail);
+  return told;
+}
+
+/** Open ones end at the present. */
+function incidentSpans(history, now) {
+  return history.incidents.map((one) => ({
+    from: seconds(one.onset),
+    until: one.closedAt ? seconds(one.closedAt) : now,
+    paint: "incident",
+  }));
+}
+
+/** Levels as pairs around the median, outermost first: [[0, 6], [1, 5], …]. */
+function pairs(levels) {
+  return levels.flatMap((low, i) => {
+    const j = low < 0.5 ? levels.findIndex((high) => Math.abs(high - (1 - low)) < 1e-6) : -1;
+    return j < 0 ? [] : [[i, j]];
+  });
+}
+
+// --- load ---
+
+async function drawLoad(host) {
+  const [history, forecast] = await Promise.all([ask(host.dataset.history), ask(host.dataset.forecast)]);
+  const now = Number(host.dataset.now);
+  const { replicas } = history;
+  // The capacity stands until the present, no further.
+  const capacity = [[...replicas.times.map(seconds), now], [...replicas.readyCapacity, replicas.readyCapacity.at(-1) ?? null]];
+  const tables = [[history.times.map(seconds), history.load], capacity];
+  const levels = forecast?.values.length ? forecast.quantiles : [];
+  if (levels.length) {
+    tables.push([forecast.times.map(seconds), ...levels.map((_, k) => forecast.values.map((row) => row[k]))]);
+  }
+  // Both ends of the axis are there even where nothing is known.
+  tables.push([[now - host.dataset.hours * 3600, now + Number(host.dataset.ahead)], [null, null]]);
+  const data = globalThis.uPlot.join(tables);
+  const make = () => {
+    const bands = pairs(levels);
+    const median = levels.indexOf(0.5);
+    const series = [line("load", "load"), step("capacity", "capacity", { dash: [6, 4] })];
+    levels.forEach((level, k) => {
+      if (k === median) series.push(line("forecast", "median", { dash: [2, 3] }));
+      else series.push(line(`${100 * level} %`, "median", { width: 0 }));
+    });
+    series.push({ show: false });
+    return { series, bands: bands.map(([low, high]) => ({ series: [high + 3, low + 3], fill: colour("fan") })) };
+  };
+  const readout = host.closest("figure").querySelector(".readout");
+  const chart = charts.get(host) ?? new Chart(host, { make, readout, sync: "workload" });
+  charts.set(host, chart);
+  chart.make = make;
+  chart.set(data, { now, spans: incidentSpans(history, now), shape: levels.join() });
+}
+
+// --- replicas ---
+
+async function drawReplicas(host) {
+  const history = await ask(host.dataset.history);
+  const now = Number(host.dataset.now), { replicas } = history;
+  const columns = ["floor", "desiredReplicas", "currentReplicas", "readyReplicas", "minReplicas", "maxReplicas"];
+  const x = [...replicas.times.map(seconds), now];
+  const data = globalThis.uPlot.join([
+    [x, ...columns.map((name) => [...replicas[name], replicas[name].at(-1) ?? null])],
+    [[now - host.dataset.hours * 3600, now + Number(host.dataset.ahead)], [null, null]],
+  ]);
+  const make = () => ({
+    series: [
+      step("floor", "floor", { width: 2.5 }),
+      step("desired", "desired", { dash: [6, 3] }),
+      step("current", "current"),
+      step("ready", "ready", { width: 1.5 }),
+      step("minimum", "bounds", { width: 1, dash: [2, 4] }),
+      step("maximum", "bounds", { width: 1, dash: [2, 4] }),
+      { show: false },
+    ],
+    bands: [],
+  });
+  const readout = host.closest("figure").querySelector(".readout");
+  const chart = charts.get(host) ?? new Chart(host, { make, readout, height: 200, sync: "workload" });
+  charts.set(host, chart);
+  chart.set(data, { now, spans: incidentSpans(history, now) });
+}
+
+const DRAW = { load: drawLoad, replicas: drawReplicas };
+
+async function changed(part) {
+  for (const group of part.querySelectorAll(".judge[hidden]")) group.hidden = false;
+  if (!globalThis.uPlot) return;
+  answers = new Map();
+  for (const host of part.querySelectorAll("[data-chart]")) {
+    try {
+      await DRAW[host.dataset.chart](host);
+      host.dataset.ready = "";
+    } catch (error) {
+      host.closest("figure").querySelector(".readout").textContent = `The chart could not be drawn: ${error.message}`;
+    }
+  }
+}
+
+const page = follow(changed);
+
+// --- feedback ---
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-feedback]");
+  if (!button) return;
+  const { incident } = button.closest("[data-incident]").dataset, said = document.getElementById("said");
+  const headers = { "Content-Type": "application/json" };
+  const token = document.querySelector("meta[name=csrf]")?.content;
+  if (token) headers["X-CSRF-Token"] = token;
+  try {
+    const answer = await fetch(`/api/v1/anomalies/${encodeURIComponent(incident)}/feedback`, {
+      method: "POST",
+      headers,
+      body: JSON.stringify({ feedback: button.dataset.feedback }),
+    });
+    const told = await answer.json();
+    if (!answer.ok) throw new Error(told.detail);
+    for (const one of button.parentElement.querySelectorAll("button")) one.setAttribute("aria-pressed", String(one === button));
+    said.textContent = `Saved: ${button.textContent.toLowerCase()}.`;
+    page.now();
+  } catch (error) {
+    said.textContent = `Not saved: ${error.message}`;
+  }
+});
