@@ -64,6 +64,7 @@ docs: setup
 benchmark: setup
 	$(BIN)/python tests/benchmarks/cycle.py
 	$(BIN)/python tests/benchmarks/rest.py
+	$(BIN)/python tests/benchmarks/actuator.py
 	$(BIN)/python tests/benchmarks/page.py
 	$(BIN)/python tests/benchmarks/hpa_simulation.py
 	$(if $(DATA),$(BIN)/python tests/benchmarks/forecast_accuracy.py $(DATA),@echo "forecast accuracy: set DATA=folder of tidy files")

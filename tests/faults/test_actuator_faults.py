@@ -303,6 +303,17 @@ def applied(server: FakeApiServer) -> list[tuple[str, int, float]]:
     return [(one.path.rsplit("/")[-1], floor, one.at) for one in patches(server) if (floor := floor_of(one))]
 
 
+def check_order(came: list[str], best: list[str]) -> None:
+    """As many as there are workers are under way at once and may overtake each other; nothing else comes too early."""
+    waiting: list[str] = []
+    ahead = iter(best)
+    for name in came:
+        while name not in waiting:
+            waiting.append(next(ahead))
+        waiting.remove(name)
+        assert len(waiting) < WORKERS
+
+
 def test_a43_the_rate_holds_raises_come_before_lowers_and_the_biggest_deficit_first(
     server: FakeApiServer, service: FakeService
 ) -> None:
@@ -323,11 +334,8 @@ def test_a43_the_rate_holds_raises_come_before_lowers_and_the_biggest_deficit_fi
         running.settles(lambda: len(applied(server)) == seen + 40)
     made = applied(server)
     new = made[seen:]
-    best = sorted(raised, key=lambda name: -deficits[name]) + lowered
-    for place, (name, _, _) in enumerate(new):  # several workers send at the same moment
-        after = best.index(name) if name in raised else 30
-        assert place >= after - WORKERS
-        assert place <= (best.index(name) if name in raised else 39) + WORKERS
+    best = sorted(raised, key=lambda name: -deficits[name]) + lowered  # lowers by name
+    check_order([name for name, _, _ in new], best)
     for first, last in itertools.combinations(range(len(made)), 2):
         seconds = made[last][2] - made[first][2]
         assert last - first + 1 <= 10 + 10 * seconds + WORKERS
@@ -351,7 +359,7 @@ def test_l63_300_hpas_at_once_keep_order_and_the_limit_on_replicas_added(
     made = applied(server)
     best = sorted(names, key=lambda name: -wanted[name])
     assert {name for name, _, _ in made} == set(best[: len(made)])  # who got something are the most urgent ones
-    assert all(abs(place - best.index(name)) <= 2 * WORKERS for place, (name, _, _) in enumerate(made))
+    check_order([name for name, _, _ in made], best)
     whole = [name for name, floor, _ in made if floor == 1 + wanted[name]]
     assert len(whole) >= len(made) - 1  # at most one got a part
     assert len({name for name, _, _ in made}) == len(made)  # one write each
