@@ -216,7 +216,18 @@ def actuate(
         typer.echo(text)
         raise typer.Exit(code)
     settings = Settings(apply=apply, rules=Rules(max_step_down=max_step_down), most_added=max_added, scopes=scopes)
-    raise typer.Exit(wiring.actuate(url, token_file, cluster, settings, metrics_host, metrics_port, os.environ))
+    asked = wiring.Asked(
+        url=url,
+        token_file=None if token_file is None else str(token_file),
+        kubeconfig=None if kubeconfig is None else str(kubeconfig),
+        context=context,
+        own_namespace=own_namespace,
+        settings=settings,
+        host=metrics_host,
+        port=metrics_port,
+        verbose=verbose,
+    )
+    wiring.become(asked, os.environ)
 
 
 @app.command()

@@ -8,11 +8,15 @@ import os
 import re
 import signal
 import socket
+import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
+
+import msgspec
 
 from forecaster.errors import InputError
 from serving.actuator import access, restoring
@@ -47,26 +51,60 @@ def duration(option: str, text: str) -> timedelta:
     return timedelta(seconds=int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]])
 
 
-def actuate(
-    url: str,
-    token_file: Path | None,
-    cluster: Cluster,
-    settings: Settings,
-    host: str,
-    port: int,
-    environ: Mapping[str, str],
-) -> int:
-    """Runs until SIGTERM (0) or until the lease is lost (1)."""
-    read_token(token_file, environ)  # a file that is missing is said at once
-    where = access.find(environ, cluster.kubeconfig, cluster.context)
-    own = cluster.own_namespace or where.namespace
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """All options of a run; of plain types, so that they can be handed to another process."""
+
+    url: str
+    token_file: str | None
+    kubeconfig: str | None
+    context: str | None
+    own_namespace: str | None  # of Lease and ConfigMap; None: that of the credentials
+    settings: Settings
+    host: str
+    port: int  # -1: no metrics
+    verbose: bool
+
+    def to_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def of_json(cls, text: str) -> Asked:
+        return msgspec.json.decode(text, type=cls)
+
+    @property
+    def tokens(self) -> Path | None:
+        return None if self.token_file is None else Path(self.token_file)
+
+    def access(self, environ: Mapping[str, str]) -> access.Access:
+        """Raises InputError."""
+        return access.find(environ, None if self.kubeconfig is None else Path(self.kubeconfig), self.context)
+
+
+def become(asked: Asked, environ: Mapping[str, str]) -> NoReturn:
+    """Replaces this process by the actuator's. Raises InputError for what can be seen to be wrong before."""
+    read_token(asked.tokens, environ)
+    asked.access(environ)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # -P: nothing is imported from the working directory.
+    command = [sys.executable, "-P", "-m", "serving.actuator", asked.to_json()]
+    os.execv(sys.executable, command)  # noqa: S606 - ourselves
+
+
+def actuate(asked: Asked, environ: Mapping[str, str]) -> int:
+    """Runs until SIGTERM (0) or until the lease is lost (1). Raises InputError."""
+    settings, url, host, port = asked.settings, asked.url, asked.host, asked.port
+    read_token(asked.tokens, environ)  # a file that is missing is said at once
+    where = asked.access(environ)
+    own = asked.own_namespace or where.namespace
     me = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     kube = Kube(where)
     leadership = Leadership(kube, own, NAME, me) if settings.apply else None
     if leadership is not None:
         kube.may_write = leadership.may_write
     teller = Teller(kube if settings.apply else None, me)
-    service = Service(url, lambda: read_token(token_file, environ))
+    service = Service(url, lambda: read_token(asked.tokens, environ))
     actuator = Actuator(kube, Keep(kube, own, NAME), teller, settings, kube.may_write)
     process = Process(actuator, kube, service, leadership)
     status = None

@@ -58,7 +58,7 @@ def asked(server: FakeApiServer, since: int) -> dict[str, int]:
     return kinds
 
 
-def measure(count: int, changes: int, steady: float) -> None:
+def measure(count: int, changes: int, steady: float, python: str) -> None:
     with FakeApiServer() as server, tempfile.TemporaryDirectory() as folder:
         service = FakeService()
         server.rights["actuator"].append(right(("", "configmaps"), "get patch", OWN))
@@ -67,7 +67,7 @@ def measure(count: int, changes: int, steady: float) -> None:
         for name in names:
             server.create_hpa("shop", name, min_replicas=3, max_replicas=50, manager="helm")
         items = {name: item(server, FLOOR, name, reasons=reasons()) for name in names}
-        command = [sys.executable, "-m", "serving.cli", "actuate", "--apply", "--url", service.url, "--metrics-port"]
+        command = [python, "-m", "serving.cli", "actuate", "--apply", "--url", service.url, "--metrics-port"]
         command += ["-1", "--kubeconfig", str(kubeconfig(Path(folder), server)), "--max-added", "100000"]
         log = Path(folder) / "log"
         with log.open("w") as told:
@@ -141,6 +141,7 @@ if __name__ == "__main__":
     parser.add_argument("--hpas", default="1,1000")
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--steady", type=float, default=360.0, help="seconds without a change")
+    parser.add_argument("--python", default=sys.executable, help="of an environment with the base install, say")
     chosen = parser.parse_args()
     for count in chosen.hpas.split(","):
-        measure(int(count), chosen.changes, chosen.steady)
+        measure(int(count), chosen.changes, chosen.steady, chosen.python)
