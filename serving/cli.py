@@ -205,7 +205,7 @@ def actuate(
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    cluster = wiring.Cluster(kubeconfig, context, own_namespace)
+    cluster = wiring.Cluster(None if kubeconfig is None else str(kubeconfig), context, own_namespace)
     scopes = tuple(dict.fromkeys(namespace)) if namespace else (None,)
     if (if_stale or as_json) and not restore:
         raise InputError("--if-stale and --json go with --restore")
@@ -219,9 +219,7 @@ def actuate(
     asked = wiring.Asked(
         url=url,
         token_file=None if token_file is None else str(token_file),
-        kubeconfig=None if kubeconfig is None else str(kubeconfig),
-        context=context,
-        own_namespace=own_namespace,
+        cluster=cluster,
         settings=settings,
         host=metrics_host,
         port=metrics_port,

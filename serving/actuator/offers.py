@@ -19,7 +19,7 @@ import msgspec
 
 from forecaster.errors import InputError
 from serving.actuator.access import TRUSTING_NOBODY
-from serving.actuator.policy import MOST_REPLICAS, Offer
+from serving.actuator.policy import CAUTION, MOST_REPLICAS, Offer
 
 POLL_SECONDS = 30.0  # the service answers after this at the latest
 SPARE_SECONDS = 10.0
@@ -27,7 +27,6 @@ MOST_BYTES = 64 * 2**20
 SKEW_SECONDS = 5.0  # clocks that differ by more are said to
 LONGEST_VALIDITY = 86_400.0
 FORGET_SECONDS = 86_400.0  # what the service has not spoken of for so long
-_CAUTION = ("observe", "recommend", "apply")
 
 
 class _Told(msgspec.Struct):
@@ -209,12 +208,12 @@ def _merged(one: Offer, other: Offer) -> Offer:
     """Several recommendations for one HPA: the higher floor, the more cautious mode, the shorter life."""
     floors = [floor for floor in (one.floor, other.floor) if floor is not None]
     modes = [one.mode, other.mode]
-    known = [mode for mode in modes if mode in _CAUTION]
+    known = [mode for mode in modes if mode in CAUTION]
     return replace(
         one,
         hpa_uid=one.hpa_uid if one.hpa_uid == other.hpa_uid else None,
         floor=max(floors) if floors else None,
-        mode=min(known, key=_CAUTION.index) if len(known) == 2 else next(m for m in modes if m not in _CAUTION),
+        mode=min(known, key=CAUTION.index) if len(known) == 2 else next(m for m in modes if m not in CAUTION),
         expires_at=min(one.expires_at, other.expires_at),
         paused=one.paused or other.paused,
         words="; ".join(dict.fromkeys(words for words in (one.words, other.words) if words)),

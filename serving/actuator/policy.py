@@ -328,7 +328,7 @@ def _counting(offer: Offer | None, hpa: Hpa, now: float, said: list[Said]) -> Of
     return offer
 
 
-_CAUTION = ("observe", "recommend", "apply")
+CAUTION = ("observe", "recommend", "apply")
 
 
 def _mode(offer: Offer, hpa: Hpa, said: list[Said]) -> str:
@@ -337,11 +337,11 @@ def _mode(offer: Offer, hpa: Hpa, said: list[Said]) -> str:
     for mode, where in ((offer.mode, "the recommendation"), (hpa.mode, f"annotation {MODE}")):
         if mode is None:
             continue
-        if mode not in _CAUTION:
-            said.append(Said(Code.MODE_UNKNOWN, f"{where}: {mode!r} is no mode: write {', '.join(_CAUTION)}"))
+        if mode not in CAUTION:
+            said.append(Said(Code.MODE_UNKNOWN, f"{where}: {mode!r} is no mode: write {', '.join(CAUTION)}"))
             mode = "observe"
         modes.append(mode)
-    return min(modes, key=_CAUTION.index)
+    return min(modes, key=CAUTION.index)
 
 
 def _overtaken(state: HpaState, offer: Offer, hpa: Hpa, floor: int, now: float) -> HpaState:
@@ -351,9 +351,11 @@ def _overtaken(state: HpaState, offer: Offer, hpa: Hpa, floor: int, now: float) 
     have taken it further (at most twice what runs, at least 4, in one pass), the floor would hold it up by 15 s: the
     one way in which a floor can be worse than none. What the HPA then has, our floor no longer jumps to.
     """
+    # desiredReplicas is always told; currentReplicas is left out of the JSON where it is 0.
+    known = hpa.desired_replicas is not None
     runs = max(hpa.current_replicas or 0, hpa.desired_replicas or 0)
     alone = min(offer.reactive or 0, max(2 * runs, 4), hpa.max_replicas)
-    if hpa.grows_alone and hpa.min_replicas < floor and runs < floor < alone:
+    if known and hpa.grows_alone and hpa.min_replicas < floor and runs < floor < alone:
         return state if state.overtaken_at is not None else replace(state, overtaken_at=now)
     return state if state.overtaken_at is None else replace(state, overtaken_at=None)
 

@@ -38,9 +38,14 @@ _log = logging.getLogger("forecaster.actuator")
 class Cluster:
     """How to reach the API server, and where our own objects are."""
 
-    kubeconfig: Path | None = None
+    kubeconfig: str | None = None
     context: str | None = None
     own_namespace: str | None = None  # of Lease and ConfigMap; None: that of the credentials
+
+    def access(self, environ: Mapping[str, str]) -> tuple[access.Access, str]:
+        """Credentials, and the namespace of our own objects. Raises InputError."""
+        where = access.find(environ, None if self.kubeconfig is None else Path(self.kubeconfig), self.context)
+        return where, self.own_namespace or where.namespace
 
 
 def duration(option: str, text: str) -> timedelta:
@@ -57,9 +62,7 @@ class Asked:
 
     url: str
     token_file: str | None
-    kubeconfig: str | None
-    context: str | None
-    own_namespace: str | None  # of Lease and ConfigMap; None: that of the credentials
+    cluster: Cluster
     settings: Settings
     host: str
     port: int  # -1: no metrics
@@ -76,15 +79,11 @@ class Asked:
     def tokens(self) -> Path | None:
         return None if self.token_file is None else Path(self.token_file)
 
-    def access(self, environ: Mapping[str, str]) -> access.Access:
-        """Raises InputError."""
-        return access.find(environ, None if self.kubeconfig is None else Path(self.kubeconfig), self.context)
-
 
 def become(asked: Asked, environ: Mapping[str, str]) -> NoReturn:
     """Replaces this process by the actuator's. Raises InputError for what can be seen to be wrong before."""
     read_token(asked.tokens, environ)
-    asked.access(environ)
+    asked.cluster.access(environ)
     sys.stdout.flush()
     sys.stderr.flush()
     # -P: nothing is imported from the working directory.
@@ -96,8 +95,7 @@ def actuate(asked: Asked, environ: Mapping[str, str]) -> int:
     """Runs until SIGTERM (0) or until the lease is lost (1). Raises InputError."""
     settings, url, host, port = asked.settings, asked.url, asked.host, asked.port
     read_token(asked.tokens, environ)  # a file that is missing is said at once
-    where = asked.access(environ)
-    own = asked.own_namespace or where.namespace
+    where, own = asked.cluster.access(environ)
     me = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     kube = Kube(where)
     leadership = Leadership(kube, own, NAME, me) if settings.apply else None
@@ -150,8 +148,7 @@ def restore(
     environ: Mapping[str, str],
 ) -> tuple[int, str]:
     """(exit code, what to print). Raises ClusterError."""
-    where = access.find(environ, cluster.kubeconfig, cluster.context)
-    own = cluster.own_namespace or where.namespace
+    where, own = cluster.access(environ)
     kube = Kube(where)
     if if_stale and restoring.alive(kube, own, NAME, stale_after):
         text = "an actuator is alive: nothing is restored"

@@ -9,7 +9,7 @@ import pytest
 
 from serving.actuator.kube import Kube
 from tests.apiserver import FakeApiServer
-from tests.serving.actuator.harness import access, cluster
+from tests.serving.actuator.harness import FakeService, access, cluster
 
 Connect = Callable[..., Kube]
 
@@ -18,6 +18,13 @@ Connect = Callable[..., Kube]
 def server() -> Iterator[FakeApiServer]:
     with cluster() as one:
         yield one
+
+
+@pytest.fixture
+def service() -> Iterator[FakeService]:
+    one = FakeService()
+    yield one
+    one.close()
 
 
 @pytest.fixture

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from serving.actuator.run import Settings
 from tests.apiserver import CONFIG_MAP, FakeApiServer
-from tests.serving.actuator.harness import NAME, OWN, FakeService, actuating, cluster, item, managed
-
-
-@pytest.fixture
-def server() -> Iterator[FakeApiServer]:
-    with cluster() as one:
-        yield one
-
-
-@pytest.fixture
-def service() -> Iterator[FakeService]:
-    one = FakeService()
-    yield one
-    one.close()
+from tests.serving.actuator.harness import NAME, OWN, FakeService, actuating, item, managed
 
 
 def test_a_floor_is_written_stepped_and_given_back_exactly(server: FakeApiServer, service: FakeService) -> None:

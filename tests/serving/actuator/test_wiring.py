@@ -18,14 +18,15 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def asked(**more: object) -> wiring.Asked:
-    told = {"url": "http://forecaster:8080", "token_file": None, "kubeconfig": None, "context": "it", **more}
+    told = {"context": "it", "token_file": None, **more}
     return wiring.Asked(
-        own_namespace="forecaster",
+        url="http://forecaster:8080",
+        token_file=told["token_file"],  # type: ignore[arg-type]
+        cluster=wiring.Cluster(None, told["context"], "forecaster"),  # type: ignore[arg-type]
         settings=Settings(True, Rules(0.3, 30.0), 7, 2.5, ("shop", None)),
         host="127.0.0.1",
         port=-1,
         verbose=True,
-        **told,  # type: ignore[arg-type]
     )
 
 
