@@ -205,6 +205,8 @@ def test_a_raise_waits_while_the_hpa_goes_further_by_itself() -> None:
         dataclasses.replace(hpa, desired_replicas=8),
     ):
         assert isinstance(decide(state, ramp, other, 0.0, RULES).action, Step)
+    unknown = dataclasses.replace(held(HPA, 1, users_own=1), grows_alone=True)  # what runs is not known: no 0
+    assert isinstance(decide(recognise(unknown), offer(2, reactive=15), unknown, 0.0, RULES).action, Step)
     for one in (
         offer(8),
         offer(8, reactive=7),
