@@ -10,7 +10,7 @@ from numpy.random import Generator
 from forecaster.domain import BoolArray, FloatArray
 from models.wall_clock import DAY
 from training.synthetic_clock import HOUR, Clock
-from training.synthetic_random import chance, log_uniform
+from training.synthetic_random import autoregression, chance, log_uniform
 from training.synthetic_recipes import Load
 
 MOST_MISSING = 0.7  # share of a series
@@ -31,10 +31,11 @@ def in_a_unit(rng: Generator, load: Load) -> FloatArray:
 
 
 def measured(rng: Generator, clock: Clock, values: FloatArray, bounded: BoolArray | None) -> FloatArray:
-    """(size,) after rounding, holding and sticking; `bounded` marks values that only rounding may touch."""
-    if chance(rng, 0.12):
-        spread = float(np.abs(values - np.median(values)).mean())
-        quantum = spread * log_uniform(rng, 0.01, 3.0)
+    """(size,) after averaging, rounding, holding, sticking; `bounded` marks values that only rounding may touch."""
+    if bounded is None and chance(rng, 0.3 if clock.step <= 120 else 0.05):
+        values = _overlapping(rng, clock, values)
+    if chance(rng, 0.4):
+        quantum = float(np.abs(values - np.median(values)).mean()) * log_uniform(rng, 0.003, 3.0)
         if quantum > 0:
             values = np.round(values / quantum) * quantum
     if bounded is None and chance(rng, 0.05):
@@ -50,6 +51,17 @@ def measured(rng: Generator, clock: Clock, values: FloatArray, bounded: BoolArra
         values = values.copy()
         values[wrong] *= np.exp(rng.uniform(-3, 3, len(wrong)))
     return values
+
+
+def _overlapping(rng: Generator, clock: Clock, values: FloatArray) -> FloatArray:
+    """What `rate(...[5m])` read at a finer step shows: the mean of a trailing window; or a load average, fading."""
+    window = clock.steps(log_uniform(rng, 2.0 * clock.step, max(4.0 * clock.step, 600.0)))
+    if chance(rng, 0.3):
+        phi = math.exp(-1.0 / window)
+        return np.asarray(values[0] + autoregression((values - values[0]) * (1 - phi), phi))
+    width = max(2, round(window))
+    total = np.cumsum(np.concatenate([np.repeat(values[:1], width), values]))
+    return np.asarray(np.maximum((total[width:] - total[:-width]) / width, values.min()))
 
 
 def missing(rng: Generator, clock: Clock) -> BoolArray:

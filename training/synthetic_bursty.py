@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.random import Generator
 
+from forecaster.domain import FloatArray
 from models.wall_clock import DAY
 from training import synthetic_events as events
 from training import synthetic_random as chaos
@@ -25,6 +26,68 @@ def vm_regimes(rng: Generator, clock: Clock) -> Load:
     if chance(rng, 0.3):
         values = values * seasons.load_season(rng, clock)
     return Load(np.clip(values + 3 * (chance(rng, 0.3) * events.jobs(rng, clock)), 0, 100))
+
+
+def modes(rng: Generator, clock: Clock) -> Load:
+    """A machine that changes its behaviour every few hours to days: level, roughness, comb and ramps differ by mode."""
+    count = int(rng.integers(2, 6))
+    behaviours = [_behaviour(rng, clock) for _ in range(count)]
+    longest = clock.steps(log_uniform(rng, 6 * HOUR, 8 * DAY))
+    mode = np.zeros(clock.size, dtype=np.int64)
+    start = 0
+    while start < clock.size:
+        stop = start + 1 + int(longest * log_uniform(rng, 0.01, 2.0))
+        mode[start:stop] = rng.integers(count)
+        start = stop
+    values = np.choose(mode, behaviours)
+    return Load(np.minimum(values, np.quantile(values, rng.uniform(0.9, 1.0))) if chance(rng, 0.3) else values)
+
+
+def _behaviour(rng: Generator, clock: Clock) -> FloatArray:
+    """(size,) what a machine does in one mode: a level of its own; quiet, combed, flapping, rough, busy or idle."""
+    level = log_uniform(rng, 0.03, 3.0)
+    kind = chaos.pick(rng, ("quiet", "comb", "flap", "rough", "busy", "idle"))
+    flat = np.ones(clock.size)
+    if kind == "quiet":
+        return level * noisy(rng, clock, flat, 0.002, 0.05)
+    if kind == "comb":
+        wave = seasons.other_period(rng, clock, 2.5 * clock.step, 60.0 * clock.step)
+        return level * noisy(rng, clock, np.maximum(1 + log_uniform(rng, 0.05, 0.6) * wave, 0.0), 0.002, 0.1)
+    if kind == "flap":
+        busy = chaos.regimes(rng, clock, 2.0 * clock.step, 60.0 * clock.step)
+        return noisy(rng, clock, 0.05 * level + level * busy, 0.002, 0.1)
+    if kind == "rough":
+        return level * noisy(rng, clock, flat, 0.1, 0.6)
+    if kind == "busy":
+        return level * noisy(rng, clock, seasons.load_season(rng, clock), 0.01, 0.3)
+    return level * 0.01 * np.abs(chaos.noise(rng, clock)) * (rng.random(clock.size) < log_uniform(rng, 0.01, 1.0))
+
+
+def server_metric(rng: Generator, clock: Clock) -> Load:
+    """A metric of a server where a little of all is going on: faint day, combs, spikes, shifts, noise with a tail."""
+    values = 1 + log_uniform(rng, 0.01, 1.0) * (seasons.load_season(rng, clock) - 1)
+    for _ in range(int(rng.integers(0, 3))):
+        values = values + log_uniform(rng, 0.03, 2.0) * events.jobs(rng, clock, "minutes" if chance(rng, 0.6) else "")
+    if chance(rng, 0.6):
+        values = values + log_uniform(rng, 0.3, 20.0) * events.bursts(rng, clock)
+    if chance(rng, 0.4):
+        values = values + log_uniform(rng, 0.3, 20.0) * np.abs(events.spikes(rng, clock))
+    if chance(rng, 0.5):
+        values = values * events.level_shifts(rng, clock)
+    if chance(rng, 0.3):
+        wave = seasons.other_period(rng, clock, 2.5 * clock.step, 40.0 * clock.step)
+        values = values * np.maximum(1 + log_uniform(rng, 0.03, 0.5) * wave, 0.05)
+    return Load(noisy(rng, clock, np.maximum(values, 0.0), 0.01, 0.6))
+
+
+def nearly_full(rng: Generator, clock: Clock) -> Load:
+    """Memory or cache near its limit: drops when something is freed, refills straight or fading, faint use between."""
+    drops = events.poisson_times(rng, clock, log_uniform(rng, 0.3, 100.0))
+    sizes = 0.3 * events.heavy_sizes(rng, len(drops)).clip(0, 3)
+    freed = chaos.shots(clock, drops, sizes, log_uniform(rng, 2.0 * clock.step, 6 * HOUR))
+    use = log_uniform(rng, 0.001, 0.1) * np.abs(chaos.wandering(rng, clock))
+    use = use + log_uniform(rng, 0.001, 0.1) * seasons.daily(rng, clock)
+    return Load(np.maximum(1 - freed - use, 0.02) + log_uniform(rng, 1e-5, 0.01) * rng.standard_normal(clock.size))
 
 
 def vm_jobs(rng: Generator, clock: Clock) -> Load:

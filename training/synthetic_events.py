@@ -159,8 +159,8 @@ def outages(rng: Generator, clock: Clock) -> FloatArray:
 
 
 def trend(rng: Generator, clock: Clock) -> FloatArray:
-    """Positive factor of mean 1: linear, exponential, saturating, a slow walk, or a part of a year's wave."""
-    kind = pick(rng, ("linear", "exponential", "saturating", "walk", "year"))
+    """Positive factor of mean 1: linear, exponential, saturating, a slow walk, part of a year's wave, or a launch."""
+    kind = pick(rng, ("linear", "exponential", "saturating", "walk", "year", "launch"))
     x = np.linspace(0, 1, clock.size)
     size = rng.choice([-1.0, 1.0]) * log_uniform(rng, 0.02, 1.5)
     if kind == "linear":
@@ -171,6 +171,10 @@ def trend(rng: Generator, clock: Clock) -> FloatArray:
         values = 1 + max(size, -0.95) * (1 - np.exp(-np.clip(x - rng.uniform(0, 0.6), 0, None) * rng.uniform(2, 20)))
     elif kind == "walk":
         values = np.exp(0.4 * abs(size) * random_walk(rng, clock.size))
+    elif kind == "launch":  # next to nothing, then ten to a hundred times as much
+        values = 1 + rng.uniform(10, 100) / (
+            1 + np.exp(-(x - rng.uniform(0.1, 0.9)) * log_uniform(rng, 5.0, 300.0)).clip(max=1e9)
+        )
     else:
         years = (clock.edges[1:] / (365.25 * DAY)) + rng.random()
         values = 1 + min(abs(size), 0.9) * np.sin(2 * math.pi * years)

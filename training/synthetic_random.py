@@ -50,7 +50,7 @@ def ornstein_uhlenbeck(rng: Generator, size: int, time_constant: float) -> Float
     return autoregression(noise, phi)
 
 
-def wandering(rng: Generator, clock: Clock, slowest: float = 3 * DAY) -> FloatArray:
+def wandering(rng: Generator, clock: Clock, slowest: float = 2 * DAY) -> FloatArray:
     """(size,) of variance 1: 1-4 Ornstein-Uhlenbeck processes, time constants from one step to `slowest` seconds."""
     parts = int(rng.integers(1, 5))
     weights = rng.dirichlet(np.full(parts, 0.7)) ** 0.5
@@ -112,7 +112,7 @@ def noise(rng: Generator, clock: Clock, hours: FloatArray | None = None) -> Floa
 
     hours (size,) 0 to 1 is what the volatility may follow, such as the season.
     """
-    shape = pick(rng, ("gauss", "gauss", "student", "lognormal", "gamma", "laplace"))
+    shape = pick(rng, ("gauss", "gauss", "student", "lognormal", "gamma", "laplace", "spiky", "spiky"))
     size = clock.size
     draw: FloatArray
     if shape == "gauss":
@@ -125,12 +125,17 @@ def noise(rng: Generator, clock: Clock, hours: FloatArray | None = None) -> Floa
     elif shape == "gamma":
         k = log_uniform(rng, 0.3, 8.0)
         draw = (rng.standard_gamma(k, size) - k) / math.sqrt(k)
-    else:
+    elif shape == "laplace":
         draw = rng.laplace(size=size) / math.sqrt(2)
+    else:  # now and then a sample far above the rest
+        hit = rng.random(size) < log_uniform(rng, 0.001, 0.15)
+        draw = 0.5 * rng.standard_normal(size)
+        draw[hit] += log_uniform(rng, 1.0, 10.0) * rng.standard_gamma(rng.uniform(0.5, 4), int(hit.sum()))
+        draw -= draw.mean()
     if chance(rng, 0.3):  # short memory, as of a rate over overlapping windows
         phi = rng.uniform(-0.3, 0.8)
         draw = autoregression(draw * math.sqrt(1 - phi * phi), phi)
-    if chance(rng, 0.35):
+    if chance(rng, 0.45):
         draw = draw * volatility(rng, clock, hours)
     return np.asarray(draw)
 

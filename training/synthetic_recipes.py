@@ -29,7 +29,7 @@ class Load:
     counts: bool = False  # whole numbers, which stay whole more often than not
 
 
-def noisy(rng: Generator, clock: Clock, load: FloatArray, low: float = 0.003, high: float = 0.35) -> FloatArray:
+def noisy(rng: Generator, clock: Clock, load: FloatArray, low: float = 0.008, high: float = 0.6) -> FloatArray:
     """A positive load with level noise and observation noise, in proportion to it, to its root or to its mean."""
     size, memory = log_uniform(rng, low, high), rng.random()
     wander = chaos.wandering(rng, clock) * size * memory
@@ -45,17 +45,17 @@ def noisy(rng: Generator, clock: Clock, load: FloatArray, low: float = 0.003, hi
 def eventful(rng: Generator, clock: Clock, load: FloatArray) -> FloatArray:
     """A positive load with the events of a life in production, each of them rare enough that most series have few."""
     mean = load.mean()
-    if chance(rng, 0.25):
+    if chance(rng, 0.2):
         load = load * events.trend(rng, clock)
     if chance(rng, 0.15):
         load = load * events.level_shifts(rng, clock)
     if chance(rng, 0.10):
         load = load * events.crowds(rng, clock)
-    if chance(rng, 0.15):
+    if chance(rng, 0.2):
         load = load + mean * log_uniform(rng, 0.03, 2.0) * events.jobs(rng, clock)
-    if chance(rng, 0.12):
+    if chance(rng, 0.18):
         load = load + mean * log_uniform(rng, 0.03, 3.0) * events.bursts(rng, clock, load + 1e-9 * mean + 1e-30)
-    if chance(rng, 0.06):
+    if chance(rng, 0.12):
         load = load + mean * log_uniform(rng, 0.2, 10.0) * np.abs(events.spikes(rng, clock))
     if chance(rng, 0.06):
         load = load * events.outages(rng, clock)

@@ -160,7 +160,7 @@ def load_season(rng: Generator, clock: Clock, names: tuple[str, ...] = DAY_SHAPE
 
 def other_period(rng: Generator, clock: Clock, shortest: float = 600.0, longest: float = DAY / 2) -> FloatArray:
     """(size,) standardised wave of a period from 10 min to 12 h, unknown to calendars; strict, or drifting."""
-    period = log_uniform(rng, max(shortest, 4 * clock.step), max(longest, 8 * clock.step))
+    period = log_uniform(rng, max(shortest, 2.5 * clock.step), max(longest, 8 * clock.step))
     phase = (clock.edges[1:] - clock.edges[0]) / period + rng.random()
     if chance(rng, 0.4):
         phase = phase + log_uniform(rng, 0.01, 1.0) * smooth(rng, clock.size, clock.steps(DAY))
