@@ -8,12 +8,10 @@ Knows no network and no registry: which tensors an architecture needs is the arc
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
-import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,12 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecaster.errors import ModelError
+from models.artifact_files import read, tensors_of, write
 
 FORMAT_VERSION = 1
 ARCHITECTURES = frozenset({"network/1"})  # that this release can run
 WEIGHTS, CARD = "weights.safetensors", "card.json"
-LARGEST_BYTES = 64 * 1024 * 1024  # of the weights: 16 times what a model of ours may weigh
+RESIDUALS, RESIDUAL_ROWS = "residuals.safetensors", "residuals.json"  # both or neither
+FILES = (WEIGHTS, CARD, RESIDUALS, RESIDUAL_ROWS)
+LARGEST_BYTES = 64 * 1024 * 1024  # of a file of tensors: 16 times what a model of ours may weigh
 _LARGEST_CARD_BYTES = 1024 * 1024
+_LARGEST_ROWS_BYTES = 16 * 1024 * 1024
 _MOST_TENSORS = 4096
 _MOST_DIMENSIONS = 8
 _NAME = re.compile(
@@ -80,14 +82,38 @@ class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Body(Card, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
     tensors: dict[str, _Tensor]
     weights_sha256: str
+    residuals_sha256: str = ""  # "": there are none
 
 
 class _File(_Body, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
     digest: str
 
 
+class _Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    layout: str
+    keys: tuple[str, ...]
+
+
 class _Version(msgspec.Struct, rename="camel"):
     format_version: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residuals:
+    """What a back-test has learned of the model's misses, row by row: where the calibration of these rows starts."""
+
+    layout: str  # identity of the calibration that the arrays are for (forecaster.calibration.Layout.version)
+    keys: tuple[str, ...]  # of rows, as state is stored by
+    arrays: Tensors  # by name; the first axis of each is the row
+
+    def __post_init__(self) -> None:
+        if len(set(self.keys)) != len(self.keys):
+            raise ModelError("rows of the residuals repeat")
+        arrays = _all_checked(self.arrays)
+        for name, array in arrays.items():
+            if array.ndim < 1 or len(array) != len(self.keys):
+                raise ModelError(f"residuals {name!r} have shape {array.shape} for {len(self.keys)} rows")
+        object.__setattr__(self, "arrays", arrays)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,17 +122,11 @@ class Artifact:
 
     card: Card
     tensors: Tensors  # by name, read-only
+    residuals: Residuals | None = None
 
     def __post_init__(self) -> None:
         _check_card(self.card)
-        views = {}
-        for name in sorted(self.tensors):
-            views[name] = _checked(name, self.tensors[name])
-        if not 0 < len(views) <= _MOST_TENSORS:
-            raise ModelError(f"the artifact holds {len(views)} tensors: 1 to {_MOST_TENSORS} are allowed")
-        if sum(tensor.nbytes for tensor in views.values()) > LARGEST_BYTES:
-            raise ModelError(f"the artifact's tensors hold more than {LARGEST_BYTES} bytes")
-        object.__setattr__(self, "tensors", MappingProxyType(views))
+        object.__setattr__(self, "tensors", _all_checked(self.tensors))
 
 
 def digest(artifact: Artifact) -> str:
@@ -122,8 +142,6 @@ def save(folder: Path, artifact: Artifact) -> None:
 
     Raises ModelError if the folder holds anything else: artifacts are not overwritten.
     """
-    from safetensors.numpy import save as safetensors_bytes
-
     body = _body(artifact)
     card = msgspec.json.encode(_File(**_fields(body), digest=_digest_of(body)), order="sorted")
     if folder.exists() and any(folder.iterdir()):
@@ -134,8 +152,12 @@ def save(folder: Path, artifact: Artifact) -> None:
     draft = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp"
     try:
         draft.mkdir()
-        _write(draft / WEIGHTS, safetensors_bytes({name: np.array(t) for name, t in artifact.tensors.items()}))
-        _write(draft / CARD, msgspec.json.format(card, indent=1))
+        write(draft / WEIGHTS, _packed(artifact.tensors))
+        if artifact.residuals is not None:
+            write(draft / RESIDUALS, _packed(artifact.residuals.arrays))
+            rows = _Rows(artifact.residuals.layout, artifact.residuals.keys)
+            write(draft / RESIDUAL_ROWS, msgspec.json.encode(rows))
+        write(draft / CARD, msgspec.json.format(card, indent=1))
         draft.replace(folder)
     except OSError as error:
         raise ModelError(f"{folder} cannot be written: {error.strerror or error}") from error
@@ -160,21 +182,30 @@ def bundled() -> Artifact:
 
 
 def _load(folder: Path, sha256: str | None) -> Artifact:
-    raw = _read(folder, CARD, _LARGEST_CARD_BYTES)
+    raw = read(folder, CARD, _LARGEST_CARD_BYTES)
     written = _file_of(raw)
-    weights = _read(folder, WEIGHTS, LARGEST_BYTES)
-    tensors = _tensors_of(weights)
+    tensors = tensors_of(read(folder, WEIGHTS, LARGEST_BYTES), WEIGHTS)
     _compare(written.tensors, tensors)
-    artifact = Artifact(Card(**{name: getattr(written, name) for name in Card.__struct_fields__}), tensors)
+    residuals = _residuals_of(folder) if written.residuals_sha256 else None
+    card = Card(**{name: getattr(written, name) for name in Card.__struct_fields__})
+    artifact = Artifact(card, tensors, residuals)
     body = _body(artifact)
     if body.weights_sha256 != written.weights_sha256:
         raise ModelError(f"{WEIGHTS} is damaged: its numbers do not have the checksum that {CARD} gives")
+    if body.residuals_sha256 != written.residuals_sha256:
+        raise ModelError(f"{RESIDUALS} is damaged: it does not have the checksum that {CARD} gives")
     found = _digest_of(body)
     if found != written.digest:
         raise ModelError(f"{CARD} is damaged or was edited: its digest is {found}, it says {written.digest}")
     if sha256 is not None and found != sha256:
         raise ModelError(f"it is artifact {found}, not {sha256} which was pinned at promotion")
     return artifact
+
+
+def _packed(tensors: Tensors) -> bytes:
+    from safetensors.numpy import save as safetensors_bytes
+
+    return safetensors_bytes({name: np.array(tensor) for name, tensor in tensors.items()})
 
 
 def _file_of(raw: bytes) -> _File:
@@ -187,14 +218,13 @@ def _file_of(raw: bytes) -> _File:
         raise ModelError(f"{CARD} is no card of an artifact: {error}") from error
 
 
-def _tensors_of(weights: bytes) -> dict[str, NDArray[Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as safetensors_of
-
+def _residuals_of(folder: Path) -> Residuals:
+    raw = read(folder, RESIDUAL_ROWS, _LARGEST_ROWS_BYTES)
     try:
-        return dict(safetensors_of(weights))
-    except (SafetensorError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
-        raise ModelError(f"{WEIGHTS} is truncated, damaged or no safetensors file: {error}") from error
+        rows = msgspec.json.decode(raw, type=_Rows)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelError(f"{RESIDUAL_ROWS} is damaged: {error}") from error
+    return Residuals(rows.layout, rows.keys, tensors_of(read(folder, RESIDUALS, LARGEST_BYTES), RESIDUALS))
 
 
 def _compare(stated: Mapping[str, _Tensor], found: Mapping[str, NDArray[Any]]) -> None:
@@ -206,6 +236,15 @@ def _compare(stated: Mapping[str, _Tensor], found: Mapping[str, NDArray[Any]]) -
         if tensor.shape != stated[name].shape or str(tensor.dtype) != stated[name].dtype:
             was = f"{tensor.dtype} {tensor.shape}"
             raise ModelError(f"tensor {name!r} is {was}, the card says {stated[name].dtype} {stated[name].shape}")
+
+
+def _all_checked(tensors: Tensors) -> Tensors:
+    views = {name: _checked(name, tensors[name]) for name in sorted(tensors)}
+    if not 0 < len(views) <= _MOST_TENSORS:
+        raise ModelError(f"the artifact holds {len(views)} tensors: 1 to {_MOST_TENSORS} are allowed")
+    if sum(tensor.nbytes for tensor in views.values()) > LARGEST_BYTES:
+        raise ModelError(f"the artifact's tensors hold more than {LARGEST_BYTES} bytes")
+    return MappingProxyType(views)
 
 
 def _checked(name: str, tensor: NDArray[Any]) -> NDArray[np.float32]:
@@ -246,12 +285,21 @@ def _check_card(card: Card) -> None:
 
 
 def _body(artifact: Artifact) -> _Body:
-    tensors = {name: _Tensor(tensor.shape) for name, tensor in artifact.tensors.items()}
-    hashed = hashlib.sha256()
-    for name, tensor in artifact.tensors.items():  # sorted by name
+    residuals = artifact.residuals
+    return _Body(
+        **_fields(artifact.card),
+        tensors={name: _Tensor(tensor.shape) for name, tensor in artifact.tensors.items()},
+        weights_sha256=_hashed(artifact.tensors),
+        residuals_sha256="" if residuals is None else _hashed(residuals.arrays, [residuals.layout, *residuals.keys]),
+    )
+
+
+def _hashed(tensors: Tensors, words: Sequence[str] = ()) -> str:
+    hashed = hashlib.sha256(msgspec.json.encode(words))
+    for name, tensor in tensors.items():  # sorted by name
         hashed.update(msgspec.json.encode([name, tensor.shape]))
         hashed.update(tensor.astype("<f4", copy=False).tobytes())
-    return _Body(**_fields(artifact.card), tensors=tensors, weights_sha256=hashed.hexdigest())
+    return hashed.hexdigest()
 
 
 def _digest_of(body: _Body) -> str:
@@ -263,29 +311,3 @@ _S = TypeVar("_S", bound=msgspec.Struct)
 
 def _fields(struct: _S) -> dict[str, Any]:
     return {name: getattr(struct, name) for name in struct.__struct_fields__}
-
-
-def _read(folder: Path, name: str, most: int) -> bytes:
-    """The file's bytes. Links may lead around inside the folder, as Kubernetes mounts volumes, but not out of it."""
-    try:
-        path = (folder / name).resolve(strict=True)
-        if not path.is_relative_to(folder.resolve(strict=True)):
-            raise ModelError(f"{name} is a link out of the folder")
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with open(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise ModelError(f"{name} is not a file")
-            data = file.read(most + 1) if found.st_size <= most else b""
-            if found.st_size > most or len(data) > most:
-                raise ModelError(f"{name} has {found.st_size} bytes: at most {most} are read")
-            return data
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-        raise ModelError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

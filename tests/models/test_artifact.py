@@ -23,7 +23,17 @@ from hypothesis import strategies as st
 
 from forecaster.errors import ModelError
 from models import artifact
-from models.artifact import CARD, WEIGHTS, Artifact, Card, DataRange, TrainingData
+from models.artifact import (
+    CARD,
+    RESIDUAL_ROWS,
+    RESIDUALS,
+    WEIGHTS,
+    Artifact,
+    Card,
+    DataRange,
+    Residuals,
+    TrainingData,
+)
 
 
 def made(**changes: Any) -> Artifact:
@@ -43,7 +53,8 @@ def made(**changes: Any) -> Artifact:
         "body.0.bias": random.normal(size=4).astype(np.float32),
         "scale": np.array(2.5, dtype=np.float32),
     }
-    return Artifact(msgspec.structs.replace(card, **changes), tensors)
+    residuals = Residuals("calibration/1/0", ("a-1/load", "b-2/load"), {"offset": tensors["body.0.weight"][:2]})
+    return Artifact(msgspec.structs.replace(card, **changes), tensors, residuals)
 
 
 @pytest.fixture
@@ -74,6 +85,9 @@ def test_what_is_saved_comes_back(folder: Path) -> None:
         np.testing.assert_array_equal(loaded.tensors[name], tensor)
         assert loaded.tensors[name].shape == tensor.shape
         assert not loaded.tensors[name].flags.writeable
+    assert loaded.residuals is not None
+    assert (loaded.residuals.layout, loaded.residuals.keys) == ("calibration/1/0", ("a-1/load", "b-2/load"))
+    np.testing.assert_array_equal(loaded.residuals.arrays["offset"], made().tensors["body.0.weight"][:2])
     assert artifact.digest(loaded) == artifact.digest(made())
     assert artifact.digest(artifact.load(folder, sha256=artifact.digest(made()))) == artifact.digest(made())
 
@@ -127,7 +141,7 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 # --- M23: damage and other formats ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+@pytest.mark.parametrize("name", artifact.FILES)
 def test_every_truncation_is_refused(folder: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     for length in range(0, len(whole), 3):
@@ -136,7 +150,7 @@ def test_every_truncation_is_refused(folder: Path, name: str) -> None:
             artifact.load(folder)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+@pytest.mark.parametrize("name", artifact.FILES)
 def test_a_flipped_bit_is_refused_or_changes_nothing(folder: Path, name: str) -> None:
     """Blank space may change: whatever loads has the digest that it had."""
     whole = (folder / name).read_bytes()
@@ -216,6 +230,30 @@ def test_another_artifact_than_the_pinned_one_is_refused(folder: Path) -> None:
         artifact.load(folder, sha256="0" * 64)
 
 
+def test_an_artifact_without_residuals_has_two_files(tmp_path: Path) -> None:
+    plain = Artifact(made().card, made().tensors)
+    artifact.save(tmp_path / "model", plain)
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted([WEIGHTS, CARD])
+    assert artifact.load(tmp_path / "model").residuals is None
+    assert artifact.digest(plain) != artifact.digest(made())
+
+
+def test_residuals_of_other_rows_or_another_layout_are_refused(folder: Path) -> None:
+    for rows in (
+        {"layout": "calibration/2/0", "keys": ["a-1/load", "b-2/load"]},
+        {"layout": "calibration/1/0", "keys": ["b-2/load", "a-1/load"]},
+    ):
+        (folder / RESIDUAL_ROWS).write_text(json.dumps(rows))
+        with pytest.raises(ModelError, match=r"residuals.safetensors is damaged"):
+            artifact.load(folder)
+    (folder / RESIDUAL_ROWS).write_text(json.dumps({"layout": "calibration/1/0", "keys": ["a-1/load"]}))
+    with pytest.raises(ModelError, match=r"residuals 'offset' have shape \(2, 4\) for 1 rows"):
+        artifact.load(folder)
+    (folder / RESIDUALS).unlink()
+    with pytest.raises(ModelError, match=r"residuals.safetensors cannot be read"):
+        artifact.load(folder)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float) -> None:
     whole = bytearray((folder / WEIGHTS).read_bytes())
@@ -240,10 +278,10 @@ class Bomb:
         return os.abort, ()
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+@pytest.mark.parametrize("name", artifact.FILES)
 def test_a_pickle_is_refused_and_not_run(folder: Path, name: str) -> None:
     (folder / name).write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ModelError, match=r"no safetensors file|is no card of an artifact"):
+    with pytest.raises(ModelError, match=r"no safetensors file|is no card of an artifact|is damaged"):
         artifact.load(folder)
 
 
@@ -270,7 +308,7 @@ def test_names_that_look_like_paths_are_refused(folder: Path, name: str) -> None
         artifact.load(folder)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+@pytest.mark.parametrize("name", artifact.FILES)
 def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(
     folder: Path, tmp_path: Path, name: str
 ) -> None:
@@ -287,7 +325,7 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(
         artifact.load(folder)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, CARD])
+@pytest.mark.parametrize("name", artifact.FILES)
 def test_a_pipe_a_folder_and_a_loop_of_links_are_refused_without_waiting(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
@@ -332,7 +370,7 @@ def test_headers_that_lie_are_refused(folder: Path, header: dict[str, Any], body
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=300), st.sampled_from([WEIGHTS, CARD]))
+@given(st.binary(max_size=300), st.sampled_from(artifact.FILES))
 def test_no_bytes_raise_anything_but_a_model_error(folder: Path, data: bytes, name: str) -> None:
     (folder / name).write_bytes(data)
     with pytest.raises(ModelError):
