@@ -167,6 +167,9 @@ class MlflowConfig(ConfigModel):
     lock and what it has finished of a job here."""
 
 
+_MODEL_SCHEMA = {"type": "string", "pattern": values.MODEL_PATTERN}
+
+
 class Config(ConfigModel):
     """Everything that can be set. `config.load_config` builds it, and checks what needs the text of the file."""
 
@@ -186,7 +189,9 @@ class Config(ConfigModel):
     """Where state survives a restart. The default is a file in the working directory; a service names an absolute path
     with four slashes, such as `sqlite:////var/lib/forecaster/forecaster.db`. A password may not stand here; it may in
     the environment variable `FORECASTER_STORE`."""
-    model: Annotated[str, Written(values.model, "bundled, models:/NAME@ALIAS or the path of a folder")] = "bundled"
+    model: Annotated[
+        str, Written(values.model, "bundled, models:/NAME@ALIAS or the path of a folder", _MODEL_SCHEMA)
+    ] = "bundled"
     """The network at the head of the chain of forecasters: `bundled` is the one that ships with this release,
     `models:/forecaster@champion` what that alias means in the registry, always the newest, and a path with a `/` the
     folder of an artifact. Another value takes effect after a restart."""

@@ -452,6 +452,9 @@ def tracking_uri(value: object) -> str:
     return http_url(url)
 
 
+MODEL_PATTERN = r"^(bundled|models:/[A-Za-z0-9_. -]+@[A-Za-z0-9_-]+|(?!models:).*/.*)$"
+
+
 def model(value: object) -> str:
     """`bundled`, `models:/NAME@ALIAS`, or the path of an artifact's folder, which has a slash."""
     name = text(value).strip()
