@@ -23,9 +23,9 @@ from forecaster.errors import InputError, SourceError
 from forecaster.history import Reading, read_once
 from forecaster.prometheus import PrometheusSource
 from forecaster.reasons import ReasonCode
+from models import chain
 from serving import files, forecasting
 from serving.schemas import MOST_QUANTILES, ForecastBody
-from serving.server import forecasters
 
 SCHEMA_VERSION = 1
 LONGEST_HORIZON = timedelta(days=7)
@@ -73,7 +73,7 @@ def foretell(asked: Asked, now: datetime, environ: Mapping[str, str]) -> list[To
             ForecastBody(step=past.step, query="-", horizon=horizon // past.step * past.step, quantiles=levels)
         )
     series = [forecasting.Series(past.values, int(past.times[-1])) for past in pasts]
-    answers = forecasting.answers(bodies, series, forecasters)
+    answers = forecasting.answers(bodies, series, chain.forecasters())
     return [
         Told(past.name, past.times, past.values, past.step, answer) for past, answer in zip(pasts, answers, strict=True)
     ]
