@@ -15,7 +15,7 @@ import numpy as np
 from forecaster import grid
 from forecaster.accuracy import quantile_loss
 from forecaster.domain import Calendar, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesBatch
-from forecaster.foresight import Foresight, Make
+from forecaster.foresight import Foresight, Make, only
 from forecaster.history import FINE_COLUMNS
 from forecaster.ports import Forecaster
 from forecaster.quantiles import at_level
@@ -23,7 +23,8 @@ from forecaster.quantiles import at_level
 SPAN = timedelta(days=28)
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEVELS = (0.01, *DECILES, 0.99)
-STRIDE = timedelta(hours=1)
+
+Columns = Sequence[int] | IntArray  # (origin,) for all series, or (series, origin), each its own
 
 
 class Past:
@@ -44,8 +45,8 @@ class Past:
         self._coarse = grid.pool_mean(padded[:, :whole], ratio).astype(np.float32)
         self._columns = max(FINE_COLUMNS * self._step, int(span.total_seconds())) // self._coarse_step
 
-    def at(self, column: int) -> Context:
-        """What was known at the end of `column`; views, no copies."""
+    def at(self, column: int, rows: IntArray | None = None) -> Context:
+        """What was known at the end of `column`, of some rows or of all; of all without a copy."""
         fine = self._values[:, max(0, column + 1 - FINE_COLUMNS) : column + 1]
         origin = int(self.series.times[column])
         head = grid.floor_to(origin, self._coarse_step)
@@ -54,26 +55,25 @@ class Past:
         if not coarse.shape[1]:
             coarse = np.full((len(fine), 1), np.nan, dtype=np.float32)
         keys = self.series.keys
-        return Context(
+        whole = Context(
             fine=SeriesBatch(keys, _utc(origin), self.series.step, fine),
             coarse=SeriesBatch(keys, _utc(head), timedelta(seconds=self._coarse_step), coarse),
             calendar=self._calendar,
         )
+        return whole if rows is None or len(rows) == len(keys) else only(whole, rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Issued:
     """What was said at each origin; NaN where nothing was."""
 
-    columns: IntArray  # (origin,) of the batch
+    columns: IntArray  # (series, origin) of the batch
     horizons: IntArray  # (horizon,) steps
     levels: tuple[float, ...]
-    windows: IntArray  # (series,) steps
     values: FloatArray  # (series, origin, horizon, level)
-    peak: FloatArray  # (series, origin, level) of the maximum over (origin, origin + window]
     upper: FloatArray  # (series, origin, horizon) 0.9 quantile of the maximum over (origin, origin + horizon]: that of
-    # the peak where the window is the horizon, else the highest 0.9 quantile of a single moment
-    model: tuple[tuple[str, ...], ...]  # (origin, series) which forecaster gave the row
+    # the peak where its window is the horizon, else the highest 0.9 quantile of a single moment
+    model: tuple[tuple[str, ...], ...]  # (series, origin) which forecaster gave it; "none"
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -82,72 +82,82 @@ class Issued:
 def replay(
     series: SeriesBatch,
     make: Make,
-    columns: Sequence[int] | IntArray,
+    columns: Columns,
     horizons: Sequence[int] | IntArray,
     *,
-    start: int,
+    start: int | IntArray,
     stride: int,
     window: int,
     levels: tuple[float, ...] = LEVELS,
     span: timedelta = SPAN,
-    step_done: Callable[[float], None] = lambda share: None,
+    done: Callable[[float], None] = lambda share: None,
 ) -> Issued:
     """The chain of `make` as the service issues it: run forward from column `start` on, scored at `columns`.
 
     Each `stride` columns, and at each of `columns`, in the order of forecaster.cycle: it learns from all samples that
     came since, forecasts, calibrates, issues. What it learns is what it issued at those moments, so that a stride of
     many steps learns from fewer forecasts than the service does, never from later ones. No sample is masked: the
-    detection of anomalies is not part of it, and nothing is withheld as stale. `horizons` must be among those of
-    foresight.horizons; `window` (steps) is that of the peak. The chain's levels are read at `levels` as the API does.
+    detection of anomalies is not part of it, and nothing is withheld as stale. A row joins at its own `start` (series,)
+    and leaves after its last column, as workloads do. `horizons` must be among those of foresight.horizons; `window`
+    (steps) is that of the peak. The chain's levels are read at `levels` as the API does.
     """
-    columns = np.asarray(columns, dtype=np.int64)
-    wanted = np.asarray(horizons, dtype=np.int64)
+    out = _Record(series, columns, horizons, levels)
     foresight = Foresight(make, series.step)
-    unknown = sorted(set(wanted.tolist()) - set(foresight.horizons.tolist()))
+    unknown = sorted(set(out.horizons.tolist()) - set(foresight.horizons.tolist()))
     if unknown:
         raise ValueError(f"the chain does not forecast {unknown} steps ahead")
-    if not 0 <= start <= int(columns.min(initial=series.values.shape[1] - 1)):
-        raise ValueError(f"the first origin {columns.min()} lies before the start {start}")
-    foresight.align(tuple(f"{key.workload}/{key.role}" for key in series.keys), series.keys)
-    windows = np.full(len(series.keys), window, dtype=np.int64)
-    past, out = Past(series, span), _Record(series, columns, wanted, levels, windows)
-    stations = np.union1d(np.arange(start, int(columns.max(initial=start)) + 1, stride), columns)
-    for done, column in enumerate(stations.tolist()):
-        context = past.at(column)
+    starts = np.broadcast_to(np.asarray(start, dtype=np.int64), (len(series.keys),))
+    ends = out.columns.max(axis=1)
+    if (starts > out.columns.min(axis=1)).any() or (starts < 0).any():
+        raise ValueError("an origin lies before the start of its row")
+    past = Past(series, span)
+    stations = np.union1d(np.arange(starts.min(), ends.max() + 1, stride), out.columns)
+    rows = np.zeros(0, dtype=np.int64)
+    for count, column in enumerate(stations.tolist()):
+        present = np.flatnonzero((starts <= column) & (column <= ends))
+        if not len(present):
+            continue
+        if not np.array_equal(present, rows):
+            rows, keys = present, tuple(series.keys[row] for row in present.tolist())
+            foresight.align(tuple(f"{key.workload}/{key.role}" for key in keys), keys)
+            windows = np.full(len(rows), window, dtype=np.int64)
+        context = past.at(column, rows)
         foresight.observe(context, windows)
         foresight.run(context, windows, complete=True)
-        at = np.full(len(series.keys), int(series.times[column]), dtype=np.int64)
+        at = np.full(len(rows), int(context.fine.origin.timestamp()), dtype=np.int64)
         newest = np.asarray(context.fine.values[:, -1], dtype=np.float64)
-        issued = foresight.issue(context.fine.origin, newest, at, (None,) * len(series.keys))
-        out.keep(column, issued)
-        step_done((done + 1) / len(stations))
+        out.keep(column, rows, foresight.issue(context.fine.origin, newest, at, (None,) * len(rows)))
+        done((count + 1) / len(stations))
     return out.finished()
 
 
 def run(
     series: SeriesBatch,
     forecaster: Forecaster,
-    columns: Sequence[int] | IntArray,
+    columns: Columns,
     horizons: Sequence[int] | IntArray,
     *,
     levels: tuple[float, ...] = LEVELS,
     span: timedelta = SPAN,
     uppers: bool = False,
+    done: Callable[[float], None] = lambda share: None,
 ) -> Issued:
-    """One forecaster at each of `columns`, ascending, raw: no choice, no calibration.
+    """One forecaster at each of `columns`, in the order of time, raw: no choice, no calibration.
 
     The window of the peak is the first of `horizons`; with `uppers` it is asked for a peak up to each of them.
     """
-    columns, wanted = np.asarray(columns, dtype=np.int64), np.asarray(horizons, dtype=np.int64)
-    windows = np.full(len(series.keys), wanted[0], dtype=np.int64)
+    out = _Record(series, columns, horizons, levels)
     asked = tuple(sorted({*levels, 0.5, 0.9}))
-    past, out = Past(series, span), _Record(series, columns, wanted, levels, windows)
-    for column in columns.tolist():
-        context = past.at(column)
-        out.keep(column, forecaster.forecast(context, ForecastRequest(wanted, asked, windows)))
-        for horizon in wanted[1:].tolist() if uppers else ():
-            request = ForecastRequest(np.array([horizon]), asked, np.full(len(series.keys), horizon, dtype=np.int64))
-            out.keep_upper(column, horizon, forecaster.forecast(context, request))
+    past, stations = Past(series, span), np.unique(out.columns)
+    for count, column in enumerate(stations.tolist()):
+        rows = np.flatnonzero((out.columns == column).any(axis=1))
+        context = past.at(column, rows)
+        windows = np.full(len(rows), out.horizons[0], dtype=np.int64)
+        out.keep(column, rows, forecaster.forecast(context, ForecastRequest(out.horizons, asked, windows)))
+        for horizon in out.horizons[1:].tolist() if uppers else ():
+            request = ForecastRequest(np.array([horizon]), asked, np.full(len(rows), horizon, dtype=np.int64))
+            out.keep_upper(column, rows, horizon, forecaster.forecast(context, request))
+        done((count + 1) / len(stations))
     return out.finished()
 
 
@@ -155,47 +165,39 @@ class _Record:
     """Takes forecasts as they come and keeps those of the scored columns."""
 
     def __init__(
-        self, series: SeriesBatch, columns: IntArray, horizons: IntArray, levels: tuple[float, ...], windows: IntArray
+        self, series: SeriesBatch, columns: Columns, horizons: Sequence[int] | IntArray, levels: tuple[float, ...]
     ) -> None:
-        rows, origins = len(series.keys), len(columns)
-        self._place = {column: i for i, column in enumerate(columns.tolist())}
-        self._columns, self._horizons, self._levels, self._windows = columns, horizons, levels, windows
-        self._values = np.full((rows, origins, len(horizons), len(levels)), np.nan)
-        self._peak = np.full((rows, origins, len(levels)), np.nan)
-        self._upper = np.full((rows, origins, len(horizons)), np.nan)
-        self._model: list[tuple[str, ...]] = [("none",) * rows] * origins
+        given, rows = np.asarray(columns, dtype=np.int64), len(series.keys)
+        self.columns = np.broadcast_to(given, (rows, given.shape[-1]))
+        self.horizons, self.levels = np.asarray(horizons, dtype=np.int64), levels
+        shape = (*self.columns.shape, len(self.horizons))
+        self._values, self._upper = np.full((*shape, len(levels)), np.nan), np.full(shape, np.nan)
+        self._model = [["none"] * shape[1] for _ in range(rows)]
 
-    def keep(self, column: int, forecast: Forecast) -> None:
-        i = self._place.get(column)
-        if i is None:
+    def keep(self, column: int, rows: IntArray, forecast: Forecast) -> None:
+        """The forecast of `rows`, in that order; of those of them that are scored at the column."""
+        mine, origin = np.nonzero(self.columns[rows] == column)
+        if not len(mine):
             return
-        places = np.searchsorted(forecast.horizons, self._horizons)
-        self._values[:, i] = read_at(forecast.values[:, places], forecast.levels, self._levels)
-        self._peak[:, i] = read_at(forecast.peak, forecast.levels, self._levels)
-        upper = read_at(forecast.values, forecast.levels, (0.9,))[..., 0]
-        self._upper[:, i] = np.maximum.accumulate(upper, axis=1)[:, places]
-        for horizon in np.intersect1d(self._horizons, self._windows).tolist():
-            self.keep_upper(column, horizon, forecast)
-        given = zip(forecast.model, forecast.missing, strict=True)
-        self._model[i] = tuple("none" if missing is not None else model for model, missing in given)
+        at = (rows[mine], origin)
+        places = np.searchsorted(forecast.horizons, self.horizons)
+        self._values[at] = read_at(forecast.values[mine][:, places], forecast.levels, self.levels)
+        upper = read_at(forecast.values[mine], forecast.levels, (0.9,))[..., 0]
+        self._upper[at] = np.maximum.accumulate(upper, axis=1)[:, places]
+        for horizon in np.intersect1d(self.horizons, forecast.windows).tolist():
+            self.keep_upper(column, rows, horizon, forecast)
+        for i, j in zip(mine.tolist(), origin.tolist(), strict=True):
+            self._model[int(rows[i])][j] = "none" if forecast.missing[i] is not None else forecast.model[i]
 
-    def keep_upper(self, column: int, horizon: int, forecast: Forecast) -> None:
+    def keep_upper(self, column: int, rows: IntArray, horizon: int, forecast: Forecast) -> None:
         """The forecast's peak, in the rows whose window is the horizon."""
-        i, h = self._place[column], int(np.searchsorted(self._horizons, horizon))
-        top = read_at(forecast.peak, forecast.levels, (0.9,))[:, 0]
-        self._upper[:, i, h] = np.where(forecast.windows == horizon, top, self._upper[:, i, h])
+        mine, origin = np.nonzero((self.columns[rows] == column) & (forecast.windows == horizon)[:, None])
+        top = read_at(forecast.peak[mine], forecast.levels, (0.9,))[:, 0]
+        self._upper[rows[mine], origin, int(np.searchsorted(self.horizons, horizon))] = top
 
     def finished(self) -> Issued:
-        return Issued(
-            self._columns,
-            self._horizons,
-            self._levels,
-            self._windows,
-            self._values,
-            self._peak,
-            self._upper,
-            tuple(self._model),
-        )
+        model = tuple(tuple(names) for names in self._model)
+        return Issued(self.columns, self.horizons, self.levels, self._values, self._upper, model)
 
 
 def read_at(quantiles: FloatArray, known: tuple[float, ...], wanted: tuple[float, ...]) -> FloatArray:
@@ -210,12 +212,13 @@ def read_at(quantiles: FloatArray, known: tuple[float, ...], wanted: tuple[float
 # --- scoring ---------------------------------------------------------------------------------------------------------
 
 
-def observed(series: SeriesBatch, columns: IntArray, horizons: IntArray) -> FloatArray:
+def observed(series: SeriesBatch, columns: Columns, horizons: Sequence[int] | IntArray) -> FloatArray:
     """(series, origin, horizon) what came; NaN where nothing did, or the data end before."""
-    values = np.asarray(series.values, dtype=np.float64)
-    at = np.asarray(columns)[:, None] + np.asarray(horizons)[None, :]
-    taken = values[:, np.minimum(at, values.shape[1] - 1)]
-    return np.where(at < values.shape[1], taken, np.nan)
+    rows, width = series.values.shape
+    at = np.asarray(columns)[..., :, None] + np.asarray(horizons)
+    at = np.broadcast_to(at, (rows, *at.shape[-2:]))
+    taken = series.values[np.arange(rows)[:, None, None], np.minimum(at, width - 1)].astype(np.float64)
+    return np.where(at < width, taken, np.nan)
 
 
 def pinball(series: SeriesBatch, issued: Issued) -> FloatArray:
@@ -230,7 +233,7 @@ def pinball(series: SeriesBatch, issued: Issued) -> FloatArray:
 def losses(
     series: SeriesBatch,
     forecaster: Forecaster,
-    columns: Sequence[int] | IntArray,
+    columns: Columns,
     horizons: Sequence[int] | IntArray,
     *,
     levels: tuple[float, ...] = DECILES,
