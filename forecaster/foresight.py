@@ -138,8 +138,13 @@ class Foresight:
         self.calibration = calibration.observe(self.calibration, self.layout, times, values, masked, saturated)
         clean = values if masked is None else np.where(masked, np.nan, values)
         self.skill = skill.observe(self.skill, self.chain, self._step, times, clean)
-        held = np.isnan(clean[:, -1]) if saturated is None else np.isnan(clean[:, -1]) | saturated[:, -1]
-        arrays = reanchor.learned(self.memory.arrays, clean[:, -1], head, self._step, self._far, ~held)
+        held = np.isnan(clean) if saturated is None else np.isnan(clean) | saturated
+        arrays = self.memory.arrays
+        # A miss is one of a known step: after a pause the columns in between are gone through too, as far as matters.
+        first = max(tail - passed, 0)
+        for column in sorted({*range(first, min(first + self._far, tail)), tail - 1}):
+            at = int(times[column])
+            arrays = reanchor.learned(arrays, clean[:, column], at, self._step, self._far, ~held[:, column])
         self.memory = Rows(self.keys, arrays)
 
     def run(self, context: Context, windows: IntArray, complete: bool) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from forecaster.chunks import HistoryChunk
     from forecaster.config import Config
-    from forecaster.ports import Forecaster, HpaReader, MetricSource
+    from forecaster.ports import HpaReader, MetricSource
     from forecaster.prometheus import PrometheusSource
     from serving.auth import Tokens
     from serving.health import Health
@@ -140,17 +140,9 @@ def _hosts(host: str, any_name: bool) -> tuple[str, ...] | None:
     return None if any_name else ("localhost", "127.0.0.1", "[::1]", host, f"[{host}]")
 
 
-def forecasters() -> Sequence[Forecaster]:
-    """The chain, best first; the cycle chooses by measured skill. New ones: they remember fits of the rows they saw."""
-    from models.persistence import Persistence
-    from models.profile import Profile
-    from models.seasonal_naive import SeasonalNaive
-
-    return (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
-
-
 def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None = None) -> ServedCycle:
     from forecaster.cycle import Cycle
+    from models import chain
 
     return Cycle(
         config.specs(),
@@ -158,7 +150,7 @@ def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None = None
         interval=config.interval,
         span=config.history,
         source=source,
-        forecasters=forecasters,
+        forecasters=chain.forecasters(),
         alarms_budget=config.alarms.false_alarms_per_workload_per_week,
         hpas=hpas,
     )
@@ -336,6 +328,7 @@ class Service:
         self.config = config
 
     async def _serve(self, listening: socket.socket) -> None:
+        from models import chain
         from serving import api
 
         app = api.build(
@@ -343,7 +336,7 @@ class Service:
                 board=self.board,
                 health=self.health,
                 store=self.store,
-                forecasters=forecasters,
+                forecasters=chain.forecasters(),
                 source=self.source,
                 watched=lambda: len(self.config.workloads),
                 role=self._role,
