@@ -4,24 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from forecaster.errors import InputError
+from forecaster.errors import ModelError
 from forecaster.ports import Forecaster
+from forecaster.rows import Rows
+from forecaster.starts import Starts
+from models.artifact import Artifact
 from models.persistence import Persistence
 from models.profile import Profile
 from models.seasonal_naive import SeasonalNaive
 
-BUNDLED = "bundled"
+Network = Callable[[Artifact], Forecaster]
 
 
-def forecasters(model: str = BUNDLED) -> Callable[[], Sequence[Forecaster]]:
+def network_of(artifact: Artifact) -> Forecaster:
+    """The forecaster that an artifact's weights are for. Raises ModelError where this release has none."""
+    raise ModelError(f"this release runs no network of architecture {artifact.card.architecture}")
+
+
+def forecasters(artifact: Artifact | None = None, network: Network = network_of) -> Callable[[], Sequence[Forecaster]]:
     """Makes the chain; each call of what it returns gives fresh ones, for they remember fits of the rows they saw.
 
-    The choice among them is by measured skill (forecaster.foresight). Raises InputError for an unknown model.
+    The network of `artifact` comes first, where there is one; the choice among all is by measured skill
+    (forecaster.foresight). Raises ModelError where the artifact cannot be run.
     """
-    if model != BUNDLED:
-        raise InputError(f"model: {model!r}: this release has no model artifacts: write {BUNDLED}")
+    if artifact is not None:
+        network(artifact)  # what is wrong with it shows here, not in a cycle
 
     def make() -> Sequence[Forecaster]:
-        return (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
+        statistics = (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
+        return statistics if artifact is None else (network(artifact), *statistics)
 
     return make
+
+
+def starts_of(artifact: Artifact, version: str) -> Starts | None:
+    """Where rows begin with this artifact, whose forecaster calls itself `version`; None where nothing was measured."""
+    residuals = artifact.residuals
+    if residuals is None:
+        return None
+    return Starts(version, residuals.layout, Rows(residuals.keys, dict(residuals.arrays)))
