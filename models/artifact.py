@@ -29,6 +29,7 @@ FORMAT_VERSION = 1
 ARCHITECTURES = frozenset({"network/1"})  # that this release can run
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 RESIDUALS, RESIDUAL_ROWS = "residuals.safetensors", "residuals.json"  # both or neither
+BUNDLED = Path(__file__).parent / "bundled"
 FILES = (WEIGHTS, CARD, RESIDUALS, RESIDUAL_ROWS)
 LARGEST_BYTES = 64 * 1024 * 1024  # of a file of tensors: 16 times what a model of ours may weigh
 _LARGEST_CARD_BYTES = 1024 * 1024
@@ -178,7 +179,7 @@ def load(folder: Path, sha256: str | None = None) -> Artifact:
 
 def bundled() -> Artifact:
     """The pretrained model that ships inside this package. Raises ModelError where it is missing or damaged."""
-    return load(Path(__file__).parent / "bundled")
+    return load(BUNDLED)
 
 
 def _load(folder: Path, sha256: str | None) -> Artifact:
