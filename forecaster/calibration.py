@@ -168,8 +168,13 @@ def _copied(state: Rows) -> dict[str, NDArray[Any]]:
     return dict(state.arrays)
 
 
+def code(model: str) -> int:
+    """How the state names a forecaster."""
+    return zlib.crc32(model.encode())
+
+
 def _codes(models: Sequence[str]) -> NDArray[np.uint32]:
-    codes = {name: zlib.crc32(name.encode()) for name in set(models)}
+    codes = {name: code(name) for name in set(models)}
     return np.array([codes[name] for name in models], dtype=np.uint32)
 
 

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from forecaster import config_values as values
 from forecaster.config_values import bad
 from forecaster.config_workloads import WorkloadConfig
-from forecaster.config_written import FILE, FLAG, TEXT, ConfigModel, Written, count, duration, not_null
+from forecaster.config_written import FILE, FLAG, FOLDER, TEXT, ConfigModel, Written, count, duration, not_null
 from forecaster.domain import WorkloadSpec
 
 # --- Prometheus ------------------------------------------------------------------------------------------------------
@@ -151,16 +151,23 @@ class AuthConfig(ConfigModel):
 
 
 class MlflowConfig(ConfigModel):
-    """The model registry. Without effect in this release, whose only model is the bundled one."""
+    """The model registry: where `forecaster retrain` records what it did, and `serve` finds the champion."""
 
-    tracking_uri: Annotated[str, Written(values.text, "URI"), Field(repr=False)]
-    """Address of the MLflow tracking server."""
+    tracking_uri: Annotated[
+        str, Written(values.tracking_uri, "http(s)://HOST or sqlite:///FILE"), Field(repr=False)
+    ] = "sqlite:///mlflow.db"
+    """Address of the MLflow server, or a file of its own where nothing else writes it: then artifacts lie in the
+    folder `mlartifacts` beside it. A password may not stand here; it may in `FORECASTER_MLFLOW__TRACKING_URI`, or as
+    MLflow's own `MLFLOW_TRACKING_TOKEN`."""
+    poll_interval: Annotated[timedelta, duration("5s", "1d")] = timedelta(minutes=1)
+    """How often `serve` asks whether the alias means another version. Shorter notices a promotion or a roll-back
+    sooner, and asks MLflow more."""
+    cache: Annotated[Path, FOLDER] = Path("forecaster-models")
+    """Folder for the artifacts that were fetched: with it a restart needs no MLflow. `forecaster retrain` keeps its
+    lock and what it has finished of a job here."""
 
 
-def _model(value: object) -> str:
-    if isinstance(value, str) and value.startswith("models:/"):
-        raise bad("needs the model registry, which comes in a later release", "bundled")
-    return values.choice("bundled")(value)
+_MODEL_SCHEMA = {"type": "string", "pattern": values.MODEL_PATTERN}
 
 
 class Config(ConfigModel):
@@ -182,10 +189,14 @@ class Config(ConfigModel):
     """Where state survives a restart. The default is a file in the working directory; a service names an absolute path
     with four slashes, such as `sqlite:////var/lib/forecaster/forecaster.db`. A password may not stand here; it may in
     the environment variable `FORECASTER_STORE`."""
-    model: Annotated[str, Written(_model, "bundled", {"enum": ["bundled"]})] = "bundled"
-    """The forecasting model. This release has the bundled one only."""
-    mlflow: Annotated[MlflowConfig | None, BeforeValidator(not_null)] = None
-    """The model registry. Without effect in this release."""
+    model: Annotated[
+        str, Written(values.model, "bundled, models:/NAME@ALIAS or the path of a folder", _MODEL_SCHEMA)
+    ] = "bundled"
+    """The network at the head of the chain of forecasters: `bundled` is the one that ships with this release,
+    `models:/forecaster@champion` what that alias means in the registry, always the newest, and a path with a `/` the
+    folder of an artifact. Another value takes effect after a restart."""
+    mlflow: Annotated[MlflowConfig, BeforeValidator(not_null)] = MlflowConfig()
+    """The model registry."""
     kubernetes: KubernetesConfig = KubernetesConfig()
     """Where HPAs are read."""
     workloads: tuple[WorkloadConfig, ...] = ()

@@ -439,6 +439,34 @@ def store_url(value: object) -> str:
     return url
 
 
+def tracking_uri(value: object) -> str:
+    """http(s)://HOST[:PORT][/PATH], or sqlite:///FILE."""
+    url = text(value).strip()
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and separator:
+        if not rest.startswith("/") or len(rest) < 2:
+            raise bad("names no file", "sqlite:///mlflow.db (four slashes for an absolute path)", redacted(url))
+        return url
+    if not separator or scheme not in ("http", "https"):
+        raise bad("is not the address of an MLflow server", "http://mlflow:5000 or sqlite:///mlflow.db", redacted(url))
+    return http_url(url)
+
+
+MODEL_PATTERN = r"^(bundled|models:/[A-Za-z0-9_. -]+@[A-Za-z0-9_-]+|(?!models:).*/.*)$"
+
+
+def model(value: object) -> str:
+    """`bundled`, `models:/NAME@ALIAS`, or the path of an artifact's folder, which has a slash."""
+    name = text(value).strip()
+    if name.startswith("models:"):
+        if not re.fullmatch(r"models:/[A-Za-z0-9_. -]+@[A-Za-z0-9_-]+", name):
+            raise bad("names no alias of a registered model", "models:/forecaster@champion")
+        return name
+    if name != "bundled" and "/" not in name:
+        raise bad("is not known", closest(name, ("bundled",)) or f"bundled, models:/NAME@ALIAS, or a folder: ./{name}")
+    return name
+
+
 def has_password(url: str) -> bool:
     """Whether a secret stands in the URL."""
     return redacted(url) != url

@@ -5,6 +5,7 @@ Knows no setting; the ways to write values are in `config_values.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,6 +66,7 @@ def show_flag(value: object) -> str:
 
 
 FILE = Written(values.file_path, "path of a file")
+FOLDER = Written(values.file_path, "path of a folder", show=os.fspath)
 FLAG = Written(values.boolean, "true or false", BOOLEAN, show_flag)
 PROMQL = Written(values.promql, "PromQL")
 

@@ -43,6 +43,7 @@ from forecaster.scaling import decision
 from forecaster.scaling.deciding import Decided, Deciding, Known, Scaled
 from forecaster.scaling.new_peak import HighestLoad
 from forecaster.scaling.record import to_json
+from forecaster.starts import Starts
 from forecaster.vigil import Vigil
 
 DEFAULT_WINDOW = timedelta(minutes=5)  # of rows that scale nothing
@@ -120,7 +121,7 @@ class Cycle:
         self._closed = ()
         for name in ("calibrate", "anomaly", "forecast", "decide"):
             spent[name] = 0.0
-        if reading.new_column or other_rows:
+        if reading.new_column or other_rows or self._foresight.is_stale:
             self._recent = recent_of(reading.context)
             self._step_forward(reading, scaled, other_rows, spent)
         began = self._timer()
@@ -146,6 +147,7 @@ class Cycle:
             clock_skew_seconds=reading.clock_skew_seconds,
             notices=notices,
             recent=self._recent,
+            rejected_rows=dict(self._foresight.rejected),
         )
 
     def _align(self, reading: Reading) -> bool:
@@ -387,6 +389,10 @@ class Cycle:
         self.history.reconfigure(specs)
         if alarms_budget is not None:
             self._vigil.per_week = alarms_budget
+
+    def take_model(self, forecasters: Make, measured: Starts | None = None) -> None:
+        """Another chain from the next cycle on; `measured` is where rows begin that get its new model."""
+        self._foresight.take(forecasters, measured)
 
     # --- stored ---
 

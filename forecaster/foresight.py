@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
 
-from forecaster import calibration, reanchor, skill
+from forecaster import calibration, reanchor, skill, starts
 from forecaster.domain import (
     BoolArray,
     Context,
@@ -30,6 +30,7 @@ from forecaster.domain import (
 from forecaster.ports import Forecaster, Forgetful
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
+from forecaster.starts import Starts
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,9 @@ class Foresight:
         self._saturated: deque[tuple[int, BoolArray]] = deque(maxlen=256)  # by grid time
         self._base: Forecast | None = None  # calibrated, not re-anchored
         self.remarks: Remarks | None = None
+        self.rejected: Counter[str] = Counter()  # forecaster -> rows that it lost to an error or to nonsense
+        self._beginning: dict[int, Starts | None] = {}  # model code -> where rows that get this model begin
+        self.is_stale = False  # another model was taken since the last `run`
 
     # --- rows ---
 
@@ -115,6 +119,31 @@ class Foresight:
             if isinstance(forecaster, Forgetful):
                 forecaster.forget(series)
 
+    def take(self, make: Make, measured: Starts | None = None) -> None:
+        """Another chain from now on, between two steps. Forecasters of a version that was there stay as they are.
+
+        What was learned of a forecaster that is new, or has another version, counts no more: rows that get it begin
+        with what `measured` says of them, else `calibrating`. Raises ValueError where the chain lacks the reference.
+        """
+        made = tuple(make())
+        names = tuple(name_of(forecaster) for forecaster in made)
+        chain = skill.Chain(names, names.index(REFERENCE))
+        old = {forecaster.version: forecaster for forecaster in self._chain_of}
+        others = [forecaster for forecaster in made if forecaster.version not in old]
+        if others or len(made) != len(old):
+            anew = {name_of(forecaster) for forecaster in others}
+            self.skill = skill.relaid(self.skill, self.chain, chain, anew)
+            self._beginning |= {calibration.code(forecaster.version): None for forecaster in others}
+            self.is_stale = True
+        self._make, self.chain = make, chain
+        self._chain_of = tuple(old.get(forecaster.version, forecaster) for forecaster in made)
+        if measured is None or measured.version not in {forecaster.version for forecaster in made}:
+            return
+        self._beginning[calibration.code(measured.version)] = measured
+        if measured.version not in old:
+            column = next(i for i, forecaster in enumerate(made) if forecaster.version == measured.version)
+            self.skill = starts.judged(self.skill, self.layout, column, measured, self._seen)
+
     # --- one step ---
 
     def saw_saturation(self, head: int, saturated: BoolArray) -> None:
@@ -138,8 +167,13 @@ class Foresight:
         self.calibration = calibration.observe(self.calibration, self.layout, times, values, masked, saturated)
         clean = values if masked is None else np.where(masked, np.nan, values)
         self.skill = skill.observe(self.skill, self.chain, self._step, times, clean)
-        held = np.isnan(clean[:, -1]) if saturated is None else np.isnan(clean[:, -1]) | saturated[:, -1]
-        arrays = reanchor.learned(self.memory.arrays, clean[:, -1], head, self._step, self._far, ~held)
+        held = np.isnan(clean) if saturated is None else np.isnan(clean) | saturated
+        arrays = self.memory.arrays
+        # A miss is one of a known step: after a pause the columns in between are gone through too, as far as matters.
+        first = max(tail - passed, 0)
+        for column in sorted({*range(first, min(first + self._far, tail)), tail - 1}):
+            at = int(times[column])
+            arrays = reanchor.learned(arrays, clean[:, column], at, self._step, self._far, ~held[:, column])
         self.memory = Rows(self.keys, arrays)
 
     def run(self, context: Context, windows: IntArray, complete: bool) -> None:
@@ -153,7 +187,8 @@ class Foresight:
         chosen, self.skill = skill.choose(self.skill, available)
         self.skill = skill.issue(self.skill, answers, int(context.fine.origin.timestamp()))
         mixed = skill.mixed(answers, chosen)
-        self._base = calibration.apply(self.calibration, mixed, self.layout)
+        self._begin(mixed)
+        self._base, self.is_stale = calibration.apply(self.calibration, mixed, self.layout), False
         self.memory = Rows(self.keys, reanchor.remembered(self.memory.arrays, self._base))
         said = calibration.reasons(self.calibration, self.layout)
         worse = skill.reasons(self.skill, self.chain, chosen, available)
@@ -214,10 +249,25 @@ class Foresight:
 
     # --- inside ---
 
+    def _begin(self, mixed: Forecast) -> None:
+        """Rows that have just got a model which was taken begin where it says."""
+        given = np.array([reason is None for reason in mixed.missing], dtype=np.bool_)
+        codes = np.array([calibration.code(model) for model in mixed.model], dtype=np.uint32)
+        for code, measured in self._beginning.items():
+            rows = given & (codes == code) & (np.asarray(self.calibration.arrays["model"]) != code)
+            if rows.any():
+                self.calibration = starts.begun(self.calibration, self.layout, rows, code, measured)
+
     def _answer(self, forecaster: Forecaster, context: Context, request: ForecastRequest) -> Forecast:
         try:
-            return sound(forecaster.forecast(context, request), context)
+            given = forecaster.forecast(context, request)
+            answer = sound(given, context)
+            lost = sum(a is None and b is not None for a, b in zip(given.missing, answer.missing, strict=True))
+            if lost:
+                self.rejected[name_of(forecaster)] += lost
+            return answer
         except Exception as error:  # one forecaster's bug must not take the others' forecasts away
+            self.rejected[name_of(forecaster)] += len(self.keys)
             logger.exception("forecaster failed: model=%s", forecaster.version)
             return nothing(context, request, Reason(ReasonCode.MODEL_UNAVAILABLE, f"{forecaster.version}: {error!r}"))
 

@@ -97,3 +97,4 @@ class Publication:
     clock_skew_seconds: float | None = None  # Prometheus' clock minus ours
     notices: tuple[Reason, ...] = ()  # about the service as a whole: Prometheus out of reach, bad configuration
     recent: Recent | None = None  # of the load, for charts
+    rejected_rows: Mapping[str, int] = field(default_factory=dict)  # forecaster -> rows it lost so far, see Foresight

@@ -9,7 +9,7 @@ The state is a Rows of arrays; functions are pure and return a new one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -66,6 +66,28 @@ def blank(keys: Sequence[str], chain: Chain) -> Rows:
             "waiting": np.zeros((n, PENDING, f, len(LEVELS))),
         },
     )
+
+
+def relaid(state: Rows, before: Chain, after: Chain, anew: Collection[str] = ()) -> Rows:
+    """State for another chain: forecasters keep what was measured of them by name, but those in `anew`.
+
+    A row whose forecaster is not in the new chain has none chosen.
+    """
+    fresh = blank(state.keys, after).arrays
+    places = [(after.names.index(name), before.names.index(name)) for name in after.names if name in before.names]
+    kept = [(new, old) for new, old in places if after.names[new] not in anew]
+    into, source = [new for new, _ in kept], [old for _, old in kept]
+    for name in ("loss", "beside", "windows"):
+        fresh[name][:, into] = state.arrays[name][:, source]
+    fresh["waiting"][...] = np.nan
+    fresh["waiting"][:, :, into] = state.arrays["waiting"][:, :, source]
+    moved = np.full(len(before.names) + 1, -1, dtype=np.int64)  # the last: none
+    for new, old in places:
+        moved[old] = new
+    fresh["chosen"] = moved[np.asarray(state.arrays["chosen"], dtype=np.int64)]
+    for name in ("updated_at", "issued_at", "start", "due"):
+        fresh[name] = state.arrays[name]
+    return Rows(state.keys, fresh)
 
 
 def issue(state: Rows, forecasts: Sequence[Forecast], now: int) -> Rows:
@@ -235,7 +257,7 @@ def with_prior(
     places = np.unique(np.linspace(width - 1 - reach, width - 1 - longest, origins).round().astype(np.int64))
     worth = min(_PRIOR_MOST / len(places), float(reach) / max(longest, 1) / len(places), 4.0)
     for place in places:
-        past = _until(context, int(place))
+        past = until(context, int(place))
         answers = [forecaster.forecast(past, request) for forecaster in forecasters]
         columns = place + 1 + np.arange(longest)
         taken = context.fine.values[:, columns].astype(np.float64)
@@ -252,7 +274,7 @@ def with_prior(
     return Rows(state.keys, a)
 
 
-def _until(context: Context, column: int) -> Context:
+def until(context: Context, column: int) -> Context:
     """What was known at the fine column `column`; views, no copies."""
     fine, coarse = context.fine, context.coarse
     origin = int(fine.times[column])

@@ -51,7 +51,7 @@ class ArtifactCache:
             return None
 
     def keep(self, kept: Artifact) -> None:
-        """Adds an artifact, and removes those used longest ago. Raises ModelError where the folder cannot be written."""
+        """Adds an artifact and removes those used longest ago. Raises ModelError where the folder cannot be written."""
         folder = self._folder_of(artifact.digest(kept))
         artifact.save(folder, kept)
         with contextlib.suppress(OSError):

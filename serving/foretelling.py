@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from forecaster import grid
 from forecaster.config import PrometheusConfig, load_config
 from forecaster.config_values import http_url, parse_duration
 from forecaster.domain import FloatArray, IntArray
@@ -23,9 +22,10 @@ from forecaster.errors import InputError, SourceError
 from forecaster.history import Reading, read_once
 from forecaster.prometheus import PrometheusSource
 from forecaster.reasons import ReasonCode
-from serving import files, forecasting
+from forecaster.tidy import read_tidy
+from models import chain
+from serving import forecasting
 from serving.schemas import MOST_QUANTILES, ForecastBody
-from serving.server import forecasters
 
 SCHEMA_VERSION = 1
 LONGEST_HORIZON = timedelta(days=7)
@@ -73,7 +73,7 @@ def foretell(asked: Asked, now: datetime, environ: Mapping[str, str]) -> list[To
             ForecastBody(step=past.step, query="-", horizon=horizon // past.step * past.step, quantiles=levels)
         )
     series = [forecasting.Series(past.values, int(past.times[-1])) for past in pasts]
-    answers = forecasting.answers(bodies, series, forecasters)
+    answers = forecasting.answers(bodies, series, chain.forecasters())
     return [
         Told(past.name, past.times, past.values, past.step, answer) for past, answer in zip(pasts, answers, strict=True)
     ]
@@ -97,17 +97,16 @@ def _from_file(asked: Asked) -> list[_Past]:
         raise InputError("--data: write either a file, or --prometheus and --query")
     assert asked.data is not None
     found = []
-    for one in files.read_tidy(asked.data, asked.stamps_end):
+    for one in read_tidy(asked.data, asked.stamps_end):
         if asked.series is not None and one.name != asked.series:
             continue
+        if not one.usual_step:
+            raise InputError(f"{asked.data}: {one.name} has one row: a forecast needs at least 30 minutes of samples")
         step = int(_option("--step", asked.step).total_seconds()) if asked.step else one.usual_step
-        end = grid.floor_to(float(one.times[-1]), step)
-        end += step if end < one.times[-1] else 0
-        columns = round((end - grid.floor_to(float(one.times[0]), step)) / step) + 1
-        if columns > files.MOST_COLUMNS:
-            raise InputError(f"{asked.data}: {one.name} spans {columns} steps of {step} s: give a longer --step")
-        values = grid.on_grid(one.times, one.values, end, step, columns)
-        times = end - step * np.arange(columns - 1, -1, -1, dtype=np.int64)
+        try:
+            times, values = one.on_grid(step)
+        except ValueError as error:
+            raise InputError(f"{asked.data}: {error}: give a longer --step") from None
         found.append(_Past(one.name, times, values, timedelta(seconds=step)))
     if not found:
         raise InputError(f"--series: {asked.series!r} is not in {asked.data}")

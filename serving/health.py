@@ -28,6 +28,16 @@ class QueryStats(Protocol):
 
 
 @dataclass(slots=True)
+class ModelStatus:
+    """Of the model at the head of the chain. Written by the thread that watches it."""
+
+    error: str | None = None  # why another model than the wanted one is used, or the registry cannot be asked
+    reachable: bool | None = None  # the registry, at the last look; None: there is none, or no look yet
+    loads: Counter[str] = field(default_factory=Counter)  # loaded | refused | unreachable -> count
+    info: Mapping[str, str] = field(default_factory=dict)  # name, version, sha256, source; {}: no network
+
+
+@dataclass(slots=True)
 class Health:
     """Written by the loop's thread alone; a reader sees each number whole, if not all of one moment."""
 
@@ -48,3 +58,4 @@ class Health:
     finished_first: bool = False
     queries: Callable[[], QueryStats] | None = None
     degraded: Callable[[], str | None] = lambda: None  # why the store cannot be written
+    model: ModelStatus = field(default_factory=ModelStatus)

@@ -282,6 +282,8 @@ class Loop:
         notices = []
         if self._health.config_error is not None:
             notices.append(Reason(ReasonCode.CONFIG_INVALID, self._health.config_error))
+        if self._health.model.error is not None:
+            notices.append(Reason(ReasonCode.MODEL_UNAVAILABLE, self._health.model.error))
         rendered = render(publication, began, tuple(notices))
         ended = self._clocks.monotonic()
         self._health.render_seconds = ended - began - took

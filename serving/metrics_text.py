@@ -65,6 +65,10 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "forecaster_service_status": ("gauge", "1 for each reason code that concerns the service as a whole."),
     "forecaster_workloads": ("gauge", "Workloads that are watched."),
     "forecaster_model_info": ("gauge", "1 for each model version in use."),
+    "forecaster_champion_info": ("gauge", "1, with name, version, digest and source of the network that is loaded."),
+    "forecaster_model_loads_total": ("counter", "Models that were to be loaded, by result."),
+    "forecaster_model_rejected_rows_total": ("counter", "Rows that a forecaster lost to an error or to nonsense."),
+    "forecaster_registry_reachable": ("gauge", "1 if the model registry answered the last look, 0 if it did not."),
     "forecaster_build_info": ("gauge", "1, with the version of this build."),
     "process_cpu_seconds_total": ("counter", "User and system CPU time."),
     "process_resident_memory_bytes": ("gauge", "Resident memory."),
@@ -169,6 +173,9 @@ def workloads_text(publication: Publication) -> bytes:
     models = sorted({one.model_version for one in works})
     name = "forecaster_model_info"
     parts.append(_family(name, [f'{name}{{version="{escaped(model)}"}} 1\n' for model in models]))
+    name = "forecaster_model_rejected_rows_total"
+    rejected = sorted(publication.rejected_rows.items())
+    parts.append(_family(name, [f'{name}{{model="{escaped(model)}"}} {count}\n' for model, count in rejected]))
     parts.append(_family("forecaster_workloads", [f"forecaster_workloads {len(works)}\n"]))
     return "".join(parts).encode()
 
@@ -312,6 +319,11 @@ def health_text(
     one("forecaster_store_degraded", float(health.degraded() is not None))
     many("forecaster_config_reloads_total", "outcome", health.config_reloads)
     one("forecaster_config_error", float(health.config_error is not None))
+    if health.model.info:
+        labels = ",".join(f'{key}="{escaped(value)}"' for key, value in health.model.info.items())
+        one("forecaster_champion_info", 1, f"{{{labels}}}")
+    many("forecaster_model_loads_total", "result", health.model.loads)
+    one("forecaster_registry_reachable", None if health.model.reachable is None else float(health.model.reachable))
     one("forecaster_clock_skew_seconds", publication.clock_skew_seconds if publication else None)
     one("forecaster_clock_jumps_total", health.clock_jumps)
     many("forecaster_service_status", "reason", notices)

@@ -35,10 +35,13 @@ if TYPE_CHECKING:
 
     from forecaster.chunks import HistoryChunk
     from forecaster.config import Config
-    from forecaster.ports import Forecaster, HpaReader, MetricSource
+    from forecaster.foresight import Make
+    from forecaster.ports import HpaReader, MetricSource
     from forecaster.prometheus import PrometheusSource
+    from forecaster.starts import Starts
     from serving.auth import Tokens
-    from serving.health import Health
+    from serving.champion import Champion
+    from serving.health import Health, ModelStatus
     from serving.hpa_reader import ApiHpas
     from serving.loop import Board, Loop
     from serving.store import Store
@@ -140,16 +143,7 @@ def _hosts(host: str, any_name: bool) -> tuple[str, ...] | None:
     return None if any_name else ("localhost", "127.0.0.1", "[::1]", host, f"[{host}]")
 
 
-def forecasters() -> Sequence[Forecaster]:
-    """The chain, best first; the cycle chooses by measured skill. New ones: they remember fits of the rows they saw."""
-    from models.persistence import Persistence
-    from models.profile import Profile
-    from models.seasonal_naive import SeasonalNaive
-
-    return (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
-
-
-def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None = None) -> ServedCycle:
+def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None, forecasters: Make) -> ServedCycle:
     from forecaster.cycle import Cycle
 
     return Cycle(
@@ -162,6 +156,18 @@ def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None = None
         alarms_budget=config.alarms.false_alarms_per_workload_per_week,
         hpas=hpas,
     )
+
+
+def champion_of(config: Config, status: ModelStatus) -> Champion:
+    """What watches the configured model. Raises ModuleNotFoundError where it needs MLflow and there is none."""
+    from models.artifact_cache import ArtifactCache
+    from models.registry import ModelName, Registry
+    from serving.champion import Champion
+
+    name = ModelName.of(config.model)
+    registry = None if name is None else Registry(config.mlflow.tracking_uri, name.name)
+    cache = ArtifactCache(config.mlflow.cache)
+    return Champion(config.model, status, cache, registry, config.mlflow.poll_interval.total_seconds())
 
 
 class NoSource:
@@ -185,6 +191,7 @@ class ServedCycle(CycleLike, Protocol):
     def history(self) -> RestoredHistory: ...
     def restore(self, states: Mapping[str, Rows]) -> None: ...
     def reconfigure(self, specs: Sequence[WorkloadSpec], alarms_budget: float | None = None) -> None: ...
+    def take_model(self, forecasters: Make, measured: Starts | None = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -235,7 +242,9 @@ class Service:
     ) -> None:
         self.config, self._path, self._role = config, path, role
         self._tokens, self._hosts = tokens, allowed_hosts
-        self._make_cycle = make_cycle or (lambda config, source: cycle_of(config, source, self.hpas))
+        self._make_cycle = make_cycle or (
+            lambda config, source: cycle_of(config, source, self.hpas, self.champion.newest.make)
+        )
         self.hpas: ApiHpas | None = None
         self._thread: threading.Thread | None = None
 
@@ -254,6 +263,8 @@ class Service:
         if self.config.prometheus is not None:
             self.source = PrometheusSource(self.config.prometheus)
             self.health.queries = self.source.stats
+        self.champion = champion_of(self.config, self.health.model)
+        self.champion.first()
         self.loop: Loop | None = None
         if self._role != "api":
             from serving.hpa_reader import reader_of
@@ -265,6 +276,7 @@ class Service:
             self.loop = self._loop()
 
     def run(self, listening: socket.socket) -> None:
+        self.champion.start()
         if self.loop is not None:
             self._thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
             self._thread.start()
@@ -273,6 +285,7 @@ class Service:
     def close(self) -> None:
         """The cycle in hand ends and all is saved; a read that hangs is not waited for longer than we have."""
         stopped = True
+        self.champion.close()
         if self.loop is not None:
             self.loop.stop()
         if self._thread is not None:
@@ -302,6 +315,8 @@ class Service:
         except (ValueError, KeyError) as error:
             # Calibration is worth less than a service that runs: it begins anew, and says so.
             logger.error("stored state does not fit, beginning anew: %s", error)
+        served = self.champion.newest
+        cycle.take_model(served.make, served.starts)
         cycle.set_events(tuple(self.store.events.values()))
         cycle.set_overrides(tuple(self.store.overrides.values()))
         return cycle
@@ -311,6 +326,11 @@ class Service:
 
         reload = Reload(self._path, self._reconfigure, self.health)
         reload()  # remembers what was read
+
+        def before_cycle() -> None:
+            reload()
+            self._take_champion()
+
         return Loop(
             self.cycle,
             self.board,
@@ -319,15 +339,33 @@ class Service:
             self.store,
             history=self.config.history,
             stale_after=3 * self.config.step,
-            before_cycle=reload,
+            before_cycle=before_cycle,
         )
+
+    def _take_champion(self) -> None:
+        served = self.champion.take()
+        if served is None:
+            return
+        self.cycle.take_model(served.make, served.starts)
+        logger.info("model was taken: version=%s source=%s", served.version, served.source)
 
     def _reconfigure(self, config: Config) -> None:
         """What can change while we run; the rest is said to need a restart."""
         old = self.config
         fixed = [
             name
-            for name in ("prometheus", "step", "interval", "history", "store", "model", "kubernetes", "auth", "server")
+            for name in (
+                "prometheus",
+                "step",
+                "interval",
+                "history",
+                "store",
+                "model",
+                "mlflow",
+                "kubernetes",
+                "auth",
+                "server",
+            )
             if getattr(config, name) != getattr(old, name)
         ]
         if fixed:
@@ -343,7 +381,7 @@ class Service:
                 board=self.board,
                 health=self.health,
                 store=self.store,
-                forecasters=forecasters,
+                forecasters=lambda: self.champion.newest.make(),
                 source=self.source,
                 watched=lambda: len(self.config.workloads),
                 role=self._role,

@@ -24,6 +24,7 @@ from typing import Any
 from forecaster.cycle import Cycle
 from forecaster.domain import Bounds, Event, Mode, ResourceSpec, ScaleSpec, WorkloadSpec
 from forecaster.errors import InputError
+from models import chain
 from serving import auth, server
 from serving.demo import page
 from serving.demo.hpas import SimulatedHpas
@@ -94,7 +95,7 @@ class Demo:
             interval=INTERVAL,
             span=timedelta(days=history_days),
             source=self.world.source,
-            forecasters=server.forecasters,
+            forecasters=chain.forecasters(),
             hpas=self.hpas,
         )
         self.loop = Loop(
@@ -325,7 +326,7 @@ async def _answer(running: _Running, listening: socket.socket, url: str) -> None
             board=demo.board,
             health=demo.health,
             store=demo.store,
-            forecasters=server.forecasters,
+            forecasters=chain.forecasters(),
             source=demo.world.source,
             watched=lambda: len(SERVICES),
             demo=demo.page,

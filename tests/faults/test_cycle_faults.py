@@ -33,10 +33,10 @@ from forecaster.ports import MetricSource
 from forecaster.publication import Publication
 from forecaster.reasons import ReasonCode
 from forecaster.scaling import decision
+from models.chain import forecasters
 from serving.health import Health
 from serving.loop import Board, Clocks, Loop
 from serving.render import render
-from serving.server import forecasters
 from serving.store import Store
 from tests.fake_prometheus import Asked, FakePrometheus, Reply, grid, matrix, vector
 from tests.fakes import Curve, FakeSource, constant, daily
@@ -111,7 +111,9 @@ class World:
     ) -> None:
         """Runs `settled` cycles, the last one at `at`."""
         self.interval = interval
-        self.cycle = Cycle(specs, step=MINUTE, interval=interval, span=span, source=prometheus, forecasters=forecasters)
+        self.cycle = Cycle(
+            specs, step=MINUTE, interval=interval, span=span, source=prometheus, forecasters=forecasters()
+        )
         self.now = at - settled * interval
         self.said: Publication
         for _ in range(settled):
@@ -608,7 +610,7 @@ def test_v34_a_service_that_is_killed_after_every_second_cycle_has_the_floors_of
                 interval=MINUTE,
                 span=timedelta(days=4),
                 source=source(**loads),
-                forecasters=forecasters,
+                forecasters=forecasters(),
             )
             states, said = store.load_states(Cycle.STATE_VERSIONS)
             assert said == []

@@ -34,7 +34,7 @@ step: 1m
 interval: 15s
 history: 28d
 store: sqlite:////var/lib/forecaster/forecaster.db
-model: bundled
+model: models:/forecaster@champion
 mlflow: {trackingUri: http://mlflow:5000}
 workloads:
   - name: checkout

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forecaster import calibration, starts
 from forecaster.domain import (
     Calendar,
     Context,
@@ -24,6 +25,7 @@ from forecaster.domain import (
 from forecaster.foresight import LEVELS, Foresight, horizons
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
+from forecaster.starts import Starts
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ORIGIN = int(NOW.timestamp())
@@ -284,3 +286,117 @@ def test_a_row_that_begins_anew_is_fitted_anew_and_no_other() -> None:
     assert forecaster.forgotten == []
     one.restart(np.array([False, True]))
     assert forecaster.forgotten == [{SeriesKey("b")}]
+
+
+# --- another model ---------------------------------------------------------------------------------------------------
+
+
+def wide(forecast: Forecast) -> Forecast:
+    return dataclasses.replace(forecast, values=forecast.values * 1.2)
+
+
+def state_of(one: Foresight, name: str) -> FloatArray:
+    return np.asarray(one.dump()["calibration"].arrays[name])
+
+
+def start(version: str, one: Foresight, keys: tuple[str, ...] = KEYS[:1]) -> Starts:
+    """A back-test that has measured some rows: every array holds its own number."""
+    blank = calibration.blank(keys, one.layout).arrays
+    arrays = {name: np.full(blank[name].shape, i + 1, dtype=np.float32) for i, name in enumerate(starts.CALIBRATION)}
+    arrays |= {f"skill_{name}": np.full(len(keys), value) for name, value in zip(starts.SKILL, (2, 4, 20), strict=True)}
+    return Starts(version, one.layout.version, Rows(keys, arrays))
+
+
+def network(version: str) -> Scripted:
+    return Scripted(version)
+
+
+def test_rows_of_another_model_begin_with_its_back_test_and_the_others_calibrating() -> None:
+    one = foresight(network("network/old"), Scripted())
+    lived(one, 0, 60)
+    assert (state_of(one, "windows")[:, 0] > 0).all()
+    one.take(lambda: (network("network/new"), Scripted()), start("network/new", one))
+    assert one.is_stale
+    known = context(60)
+    one.run(known, WINDOWS, complete=False)
+    assert not one.is_stale
+    for i, name in enumerate(starts.CALIBRATION):
+        assert (state_of(one, name)[0] == i + 1).all(), name
+        assert (state_of(one, name)[1] == 0).all(), name
+    assert one.remarks is not None
+    assert [note.code for note in one.remarks.notes[1]] == [ReasonCode.CALIBRATING]
+    forecast = one.issue(NOW + 60 * MINUTE, known.fine.values[:, -1], np.full(2, ORIGIN + 3_600), (None, None))
+    assert forecast.model == ("network/new",) * 2
+    assert (state_of(one, "count")[0] == start("network/new", one).rows.arrays["count"][0]).all()  # it is not lost
+
+
+def test_skill_of_another_model_is_that_of_its_back_test_or_none_and_the_others_keep_theirs() -> None:
+    one = foresight(network("network/old"), Scripted("day/1", wide), Scripted())
+    lived(one, 0, 60)
+    before = one.skill
+    one.take(lambda: (network("network/new"), Scripted("day/1", wide), Scripted()), start("network/new", one))
+    np.testing.assert_array_equal(one.skill.arrays["loss"][:, 1:], before.arrays["loss"][:, 1:])
+    np.testing.assert_array_equal(one.skill.arrays["loss"][:, 0], [2, 0])
+    np.testing.assert_array_equal(one.skill.arrays["windows"][:, 0], [20, 0])
+    assert np.isnan(one.skill.arrays["waiting"][:, :, 0]).all()
+    np.testing.assert_array_equal(one.skill.arrays["chosen"], before.arrays["chosen"])
+
+
+def test_forecasters_that_stay_keep_what_they_have_fitted() -> None:
+    stays = Scripted()
+    one = foresight(network("network/old"), stays)
+    lived(one, 0, 1)
+    one.take(lambda: (network("network/new"), Scripted()))
+    lived(one, 1, 2)
+    assert len(stays.calls) == 2
+
+
+def test_a_network_that_comes_first_leaves_rows_where_they_are_until_it_is_better() -> None:
+    one = foresight()
+    lived(one, 0, 60)
+    offset = state_of(one, "sum").copy()
+    one.take(lambda: (network("network/new"), Scripted()))
+    assert one.chain.names == ("network", "persistence")
+    assert lived(one, 60, 61).model == ("persistence/1",) * 2
+    assert state_of(one, "sum").any() and state_of(one, "sum").shape == offset.shape
+
+
+def test_the_same_chain_again_changes_nothing() -> None:
+    one = foresight(network("network/old"), Scripted())
+    lived(one, 0, 30)
+    before = one.dump()
+    one.take(lambda: (network("network/old"), Scripted()), start("network/old", one))
+    assert not one.is_stale
+    for name, rows in one.dump().items():
+        for key, array in rows.arrays.items():
+            np.testing.assert_array_equal(array, before[name].arrays[key])
+
+
+def test_residuals_for_another_layout_are_not_taken() -> None:
+    one = foresight(network("network/old"), Scripted())
+    lived(one, 0, 5)
+    foreign = dataclasses.replace(start("network/new", one), layout="calibration/1/other")
+    one.take(lambda: (network("network/new"), Scripted()), foreign)
+    one.run(context(5), WINDOWS, complete=False)
+    assert not state_of(one, "offset").any()
+
+
+def test_what_a_back_test_measures_is_what_the_next_service_begins_with() -> None:
+    tested = foresight(network("network/new"), Scripted())
+    lived(tested, 0, 60)
+    skills = {name: np.asarray(tested.skill.arrays[name])[:, 0] for name in starts.SKILL}
+    measured = starts.measured("network/new", tested.layout, tested.calibration, skills)
+    assert measured.rows.keys == KEYS
+    one = foresight(network("network/old"), Scripted())
+    lived(one, 0, 1)
+    one.take(lambda: (network("network/new"), Scripted()), measured)
+    one.run(context(60), WINDOWS, complete=False)
+    for name in starts.CALIBRATION:
+        np.testing.assert_allclose(state_of(one, name), state_of(tested, name), rtol=1e-6)
+
+
+@pytest.mark.parametrize("spoil", [broken, changed(0, 0, 6, np.nan)], ids=["raises", "a row of NaN"])
+def test_m25_rows_that_a_model_loses_are_counted(spoil: Callable[[Forecast], Forecast]) -> None:
+    one = foresight(Scripted("network/1", spoil), Scripted())
+    lived(one, 0, 3)
+    assert one.rejected == {"network": 6 if spoil is broken else 3}

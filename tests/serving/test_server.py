@@ -40,6 +40,7 @@ logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
 class Cycle(FakeCycle):
     def restore(self, states): print("restored", *sorted(states), flush=True)
     def reconfigure(self, specs): pass
+    def take_model(self, forecasters, measured=None): pass
 
 class History:
     def dump(self, changed_only=False): return []
@@ -55,6 +56,7 @@ forecaster.prometheus.PrometheusSource = Source
 folder = Path(sys.argv[1])
 config = Settings(store=str(folder / "f.db"), prometheus=None, interval=timedelta(seconds=float(sys.argv[2])),
                   history=timedelta(days=28), step=timedelta(minutes=1), workloads=(1,),
+                  model="bundled", mlflow=Settings(cache=folder / "models", poll_interval=timedelta(minutes=1)),
                   kubernetes=Settings(read_hpas="never", kubeconfig=None),
                   server=Settings(tls_cert_file=None, tls_key_file=None))
 listening = server.bind("127.0.0.1", 0)

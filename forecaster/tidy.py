@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
+from forecaster import grid
 from forecaster.domain import FloatArray, IntArray
 from forecaster.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_COLUMNS = 500_000  # steps of one series
 _NAMES = {"unique_id": "series_id", "ds": "timestamp", "y": "value"}
@@ -23,7 +27,20 @@ class TidySeries:
     name: str
     times: IntArray  # (n,) Unix seconds, ascending, each once
     values: FloatArray  # (n,)
-    usual_step: int  # seconds; the median distance of its stamps
+    usual_step: int  # seconds; the median distance of its stamps, 0 where it has but one
+
+    def on_grid(self, step: int) -> tuple[IntArray, FloatArray]:
+        """(times, values) on the grid of `step` seconds: its times are whole multiples of it, NaN where nothing is.
+
+        A stamp between two grid points counts at the later one, where it is known. Raises ValueError where that
+        makes more than MOST_COLUMNS.
+        """
+        end = -grid.floor_to(-float(self.times[-1]), step)
+        columns = (end - grid.floor_to(float(self.times[0]), step)) // step + 1
+        if columns > MOST_COLUMNS:
+            raise ValueError(f"{self.name} spans {columns} steps of {step} s")
+        values = grid.on_grid(self.times, self.values, end, step, columns)
+        return end - step * np.arange(columns - 1, -1, -1, dtype=np.int64), values
 
 
 def read_tidy(path: Path, stamps_end: bool) -> Iterator[TidySeries]:
@@ -31,6 +48,8 @@ def read_tidy(path: Path, stamps_end: bool) -> Iterator[TidySeries]:
 
     Raises InputError naming the file, the column or the row, and the mend.
     """
+    import pandas as pd
+
     table = _table(path).rename(columns=_NAMES)
     for column in ("timestamp", "value"):
         if column not in table:
@@ -49,15 +68,15 @@ def read_tidy(path: Path, stamps_end: bool) -> Iterator[TidySeries]:
     for name, part in tidy.groupby("id", sort=True):
         one = part.sort_values("t", kind="stable").drop_duplicates("t", keep="last")
         times = one["t"].to_numpy(dtype=np.int64)
-        if len(times) < 2:
-            raise InputError(f"{path}: {name} has one row: a forecast needs at least 30 minutes of samples")
-        step = max(1, round(float(np.median(np.diff(times)))))
+        step = max(1, round(float(np.median(np.diff(times))))) if len(times) > 1 else 0
         found = one["v"].to_numpy(dtype=np.float64)
         found = np.where(np.isfinite(found), found, np.nan)
         yield TidySeries(str(name), times if stamps_end else times + step, found, step)
 
 
 def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
@@ -72,6 +91,8 @@ def _table(path: Path) -> pd.DataFrame:
 
 def _seconds(path: Path, stamps: pd.Series) -> pd.Series:
     """Unix seconds; numbers are taken as Unix seconds, text without a zone as UTC."""
+    import pandas as pd
+
     if pd.api.types.is_numeric_dtype(stamps):
         return stamps.astype("int64")
     try:

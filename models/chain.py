@@ -1,0 +1,45 @@
+"""The chain of forecasters that the service runs, best first, and the one place that says what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from forecaster.errors import ModelError
+from forecaster.ports import Forecaster
+from forecaster.rows import Rows
+from forecaster.starts import Starts
+from models.artifact import Artifact
+from models.persistence import Persistence
+from models.profile import Profile
+from models.seasonal_naive import SeasonalNaive
+
+Network = Callable[[Artifact], Forecaster]
+
+
+def network_of(artifact: Artifact) -> Forecaster:
+    """The forecaster that an artifact's weights are for. Raises ModelError where this release has none."""
+    raise ModelError(f"this release runs no network of architecture {artifact.card.architecture}")
+
+
+def forecasters(artifact: Artifact | None = None, network: Network = network_of) -> Callable[[], Sequence[Forecaster]]:
+    """Makes the chain; each call of what it returns gives fresh ones, for they remember fits of the rows they saw.
+
+    The network of `artifact` comes first, where there is one; the choice among all is by measured skill
+    (forecaster.foresight). Raises ModelError where the artifact cannot be run.
+    """
+    if artifact is not None:
+        network(artifact)  # what is wrong with it shows here, not in a cycle
+
+    def make() -> Sequence[Forecaster]:
+        statistics = (Profile(), SeasonalNaive("week"), SeasonalNaive("day"), Persistence())
+        return statistics if artifact is None else (network(artifact), *statistics)
+
+    return make
+
+
+def starts_of(artifact: Artifact, version: str) -> Starts | None:
+    """Where rows begin with this artifact, whose forecaster calls itself `version`; None where nothing was measured."""
+    residuals = artifact.residuals
+    if residuals is None:
+        return None
+    return Starts(version, residuals.layout, Rows(residuals.keys, dict(residuals.arrays)))
