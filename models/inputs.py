@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +192,9 @@ class Past:
     @cached_property
     def level5(self) -> FloatArray:
         """(row,) mean of the last five minutes, at least of three steps; the center where nothing is there."""
-        return np.asarray(np.nan_to_num(mean(self.fine[:, -max(5 * MINUTE // self.step, 3 if self.step < 300 else 1) :])))
+        return np.asarray(
+            np.nan_to_num(mean(self.fine[:, -max(5 * MINUTE // self.step, 3 if self.step < 300 else 1) :]))
+        )
 
     @cached_property
     def longer(self) -> FloatArray:
@@ -235,7 +238,9 @@ class Past:
         reach = min(max(round(seconds / step), 1), max(width // 3, 1))
         if width <= reach:
             none = np.full((self.count, 1), np.nan, dtype=np.float32)
-            return self._distributions(none, none, np.full((self.count, 1, _REGRESSORS), np.nan, dtype=np.float32), none)
+            return self._distributions(
+                none, none, np.full((self.count, 1, _REGRESSORS), np.nan, dtype=np.float32), none
+            )
         origins = draws(width, reach, max(WEEK // step, 200) + reach)
         times = (self.now if fine else self.head) - (width - 1 - origins) * step
         now = values[:, origins]
@@ -308,7 +313,7 @@ class Past:
         """(row, 4) `levels` of this moment, on the grid that `measured` takes for so many seconds."""
         fine = self.on_fine(seconds)
         last = np.array([(self.fine if fine else self.coarse).shape[1] - 1])
-        return np.nan_to_num(np.concatenate(self.levels(fine, last), axis=1))
+        return np.asarray(np.nan_to_num(np.concatenate(self.levels(fine, last), axis=1)))
 
     def maxima(self, fine: bool, seconds: int) -> list[FloatArray]:
         """Running maxima of one grid, for windows up to so many seconds; kept until longer ones are wanted."""
@@ -325,7 +330,7 @@ class Past:
         s = self.scale[:, None]
         newest = padded(self.fine, _FINE)
         parts: list[FloatArray | BoolArray] = [np.arcsinh(newest / s), ~np.isnan(newest)]
-        for low, high in zip(_PYRAMID, _PYRAMID[1:], strict=False):
+        for low, high in pairwise(_PYRAMID):
             piece = padded(self.fine, high)[:, : high - low]
             parts.append(np.arcsinh(np.stack((mean(piece), most(piece), spread(piece)), axis=1) / s))
         halves = self.means(1_800, 48)
@@ -548,7 +553,7 @@ class _Asked:
         ]
         away = self.then[..., (0, 1, 2, 6, 13)], self.moved[..., (0, 1, 2, 6, 13)]
         ordered = quantiles(self.moved.reshape(-1, _DAYS), (0.05, 0.25, 0.5, 0.75, 0.95)).reshape(*self.shape, -1)
-        in_units = [
+        in_units: list[FloatArray] = [
             self.points[..., 1:],
             self.spreads[..., _SHOWN].reshape(*self.shape, -1),
             *[x / u[..., None] for x in (*away, ordered, self.near - self.then[..., :1])],
