@@ -52,6 +52,10 @@ class SeriesGroup:
     saturated: BoolArray | None = None  # (series, time) lower bounds of demand: neither input nor target
     kind: IntArray | None = None  # (series,) index of the recipe, for reports
 
+    def __post_init__(self) -> None:
+        if self.first_end % self.step:
+            raise ValueError(f"first_end {self.first_end} is no multiple of the step {self.step}")
+
     @property
     def demand(self) -> FloatArray:
         """(series, time) the samples that say what was wanted; NaN where one is missing or only a lower bound."""
