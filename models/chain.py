@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from forecaster.ports import Forecaster
 from forecaster.rows import Rows
 from forecaster.starts import Starts
-from models.artifact import Artifact
+from models.artifact import Artifact, bundled
 from models.neural import Neural
 from models.persistence import Persistence
 from models.profile import Profile
@@ -35,6 +35,11 @@ def forecasters(artifact: Artifact | None = None, network: Network = network_of)
         return statistics if artifact is None else (network(artifact), *statistics)
 
     return make
+
+
+def shipped() -> Callable[[], Sequence[Forecaster]]:
+    """The chain with the network that ships in the package. Raises ModelError where that is damaged."""
+    return forecasters(bundled())
 
 
 def starts_of(artifact: Artifact, version: str) -> Starts | None:

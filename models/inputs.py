@@ -32,7 +32,8 @@ POINTS = 13  # candidates that are one value
 DISTRIBUTIONS = 7  # candidates with a spread
 CANDIDATES = POINTS + DISTRIBUTIONS
 
-BLOCK = 256  # rows that are worked on together: their arrays stay in the cache
+_BLOCK = 256  # rows that are worked on together: their arrays stay in the cache
+_QUERIES = 16_384  # at most so many queries of rows together: they need 1 kB each
 _FINE = 48  # newest samples that are seen one by one
 _PYRAMID = (48, 96, 192, 384, 768)  # fine samples between which mean, maximum and spread are seen
 _COMPARED = (1, 2, 3, 7, 14)  # days over which the newest past is compared with earlier days
@@ -76,12 +77,18 @@ def inputs_of(
     """
     zones = np.array(context.calendar.timezones)
     rows = np.asarray(rows, dtype=np.int64)
+    most = block_of(len(queries.seconds))
     for zone in np.unique(zones[rows]):
         members = rows[zones[rows] == zone]
-        for first in range(0, len(members), BLOCK):
-            part = members[first : first + BLOCK]
+        for first in range(0, len(members), most):
+            part = members[first : first + most]
             known = None if tables is None else {name: table[part] for name, table in tables.items()}
             yield part, _inputs(Past(context, part, str(zone)), queries, known)
+
+
+def block_of(queries: int) -> int:
+    """Rows that are worked on together where each has so many queries."""
+    return int(np.clip(_QUERIES // max(queries, 1), 1, _BLOCK))
 
 
 def _inputs(past: Past, queries: Queries, tables: Arrays | None) -> Inputs:

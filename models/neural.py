@@ -69,11 +69,12 @@ class Neural:
                 answer = finished(self._run(given), given, weights)
                 values[block], peak[block] = answer[:, :-1], answer[:, -1]
 
+        most = inputs.block_of(len(request.horizons) + 1)
         work = [
-            (members[first : first + inputs.BLOCK], int(window))
+            (members[first : first + most], int(window))
             for window in np.unique(windows)
             for members in (np.flatnonzero(windows == window),)
-            for first in range(0, len(members), inputs.BLOCK)
+            for first in range(0, len(members), most)
         ]
         if len(work) > 1:
             with ThreadPoolExecutor(_THREADS) as pool:

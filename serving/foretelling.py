@@ -73,7 +73,7 @@ def foretell(asked: Asked, now: datetime, environ: Mapping[str, str]) -> list[To
             ForecastBody(step=past.step, query="-", horizon=horizon // past.step * past.step, quantiles=levels)
         )
     series = [forecasting.Series(past.values, int(past.times[-1])) for past in pasts]
-    answers = forecasting.answers(bodies, series, chain.forecasters())
+    answers = forecasting.answers(bodies, series, chain.shipped())
     return [
         Told(past.name, past.times, past.values, past.step, answer) for past, answer in zip(pasts, answers, strict=True)
     ]

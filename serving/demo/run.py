@@ -95,7 +95,7 @@ class Demo:
             interval=INTERVAL,
             span=timedelta(days=history_days),
             source=self.world.source,
-            forecasters=chain.forecasters(),
+            forecasters=chain.shipped(),
             hpas=self.hpas,
         )
         self.loop = Loop(
@@ -326,7 +326,7 @@ async def _answer(running: _Running, listening: socket.socket, url: str) -> None
             board=demo.board,
             health=demo.health,
             store=demo.store,
-            forecasters=chain.forecasters(),
+            forecasters=chain.shipped(),
             source=demo.world.source,
             watched=lambda: len(SERVICES),
             demo=demo.page,
