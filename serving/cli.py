@@ -346,6 +346,8 @@ def benchmark(
     from training.benchmark import report, run
 
     if png is not None:
+        import matplotlib  # noqa: F401 - that it is missing is to be said before the work, not after it
+
         from training.benchmark.picture import picture
     asked = run.Asked(
         data=data,

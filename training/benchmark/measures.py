@@ -38,7 +38,7 @@ class SeriesRow:
     wql: float
     loss: float  # relative to daily seasonal naive
     ours: float  # our loss relative to it, on the same origins; NaN where ours did not run
-    naive_is_perfect: bool
+    naive_is_perfect: bool  # its loss is below the floor
     mase: float
     inside80: float  # count; NaN where the model has no such band
     inside98: float
@@ -100,7 +100,7 @@ def score(panel: Panel, answers: Mapping[str, Answer], hours: Hours) -> list[Ser
                         wql=2 * float(loss[model][use].sum()) / total if total else math.nan,
                         loss=_ratio(loss[model][use], naive, floor),
                         ours=_ratio(loss[OURS][use], naive, floor) if OURS in loss else math.nan,
-                        naive_is_perfect=bool(use.any() and loss[NAIVE][use].sum() == 0),
+                        naive_is_perfect=bool(use.any() and loss[NAIVE][use].sum() <= floor * use.sum()),
                         mase=mase(mine, q[:, MIDDLE], before, panel.day) if use.any() else math.nan,
                         inside80=float(hit80.sum()),
                         inside98=float(hit98.sum()) if not np.isnan(q[:, 0]).any() else math.nan,

@@ -51,7 +51,15 @@ def picture(told: Told, path: Path) -> None:
     figure.suptitle(
         f"WQL over that of daily seasonal naive, {told.asked.part} part: further left is better", fontsize=11
     )
-    figure.legend(loc="outside lower center", ncols=min(len(told.models), 5), fontsize=8, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles[::-1],
+        labels[::-1],
+        loc="outside lower center",
+        ncols=min(len(told.models), 5),
+        fontsize=8,
+        frameon=False,
+    )
     try:
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as error:
