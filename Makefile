@@ -67,7 +67,7 @@ benchmark: setup
 	$(BIN)/python tests/benchmarks/actuator.py
 	$(BIN)/python tests/benchmarks/page.py
 	$(BIN)/python tests/benchmarks/hpa_simulation.py
-	$(if $(DATA),$(BIN)/python tests/benchmarks/forecast_accuracy.py $(DATA),@echo "forecast accuracy: set DATA=folder of tidy files")
+	$(if $(DATA),$(BIN)/forecaster benchmark --data $(DATA) --speed,@echo "forecast accuracy: set DATA=folder of tidy files")
 
 clean:
 	rm -rf .venv .quickstart site web/node_modules serving/static/vendor .mypy_cache .ruff_cache .pytest_cache .hypothesis

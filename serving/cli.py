@@ -48,6 +48,13 @@ class Role(StrEnum):
     API = "api"
 
 
+class Part(StrEnum):
+    """Which part of each series is scored."""
+
+    TEST = "test"
+    TUNE = "tune"
+
+
 class Stamp(StrEnum):
     """What the time stamp of a row in a file labels."""
 
@@ -314,6 +321,55 @@ def explain(
     account = explaining.account(stored)
     typer.echo(explaining.as_json(account) if as_json else explaining.as_text(account))
     raise typer.Exit(0 if account.same else 1)
+
+
+@app.command()
+def benchmark(
+    data: Annotated[Path, typer.Option("--data", help="Folder of tidy files, or one: parquet or CSV.", metavar="DIR")],
+    part: Annotated[Part, typer.Option(help="Scored: the last 30 %, or what lies between 30 and 60 %.")] = Part.TEST,
+    timestamps: Annotated[
+        Stamp, typer.Option(help="Whether a stamp is the start or end of an interval.")
+    ] = Stamp.START,
+    origins: Annotated[int, typer.Option(help="Forecasts of each series.", min=4, max=1000)] = 28,
+    only: Annotated[str | None, typer.Option(help="Families with this in their name.", metavar="FAMILY")] = None,
+    models: Annotated[str | None, typer.Option(help="Some of the models, separated by commas.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Model of our chain: bundled, or an artifact.", metavar="PATH")
+    ] = "bundled",
+    series: Annotated[bool, typer.Option("--series", help="A row for each series too.")] = False,
+    speed: Annotated[bool, typer.Option("--speed", help="Times forecasts of 10,000 series and of one too.")] = False,
+    processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1, max=64)] = 2,
+    png: Annotated[Path | None, typer.Option(help="Writes a picture.", metavar="FILE")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forecast accuracy on files: ours beside baselines, with rolling origins. Exit 1 where nothing can be scored."""
+    from training.benchmark import report, run
+
+    if png is not None:
+        import matplotlib  # noqa: F401 - that it is missing is to be said before the work, not after it
+
+        from training.benchmark.picture import picture
+    asked = run.Asked(
+        data=data,
+        stamps_end=timestamps is Stamp.END,
+        part=part.value,
+        origins=origins,
+        only=only,
+        models=None if models is None else tuple(name.strip() for name in models.split(",") if name.strip()),
+        model=model,
+        processes=processes,
+    )
+    told = run.benchmark(asked, _progress("forecasting"))
+    timed = []
+    if speed:
+        from training.benchmark.speed import measured
+
+        timed = measured(model)
+    if png is not None:
+        picture(told, png)
+    width = _terminal()[0] if sys.stdout.isatty() else None
+    typer.echo(report.as_json(told, series, timed) if as_json else report.as_text(told, series, timed, width))
+    raise typer.Exit(0 if told.rows else 1)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
