@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from forecaster.ports import Forecaster
 from forecaster.rows import Rows
 from forecaster.starts import Starts
-from models.artifact import Artifact, bundled
+from models.artifact import Artifact, bundled, load
 from models.neural import Neural
 from models.persistence import Persistence
 from models.profile import Profile
 from models.seasonal_naive import SeasonalNaive
 
+BUNDLED = "bundled"
 Network = Callable[[Artifact], Forecaster]
 
 
@@ -40,6 +42,14 @@ def forecasters(artifact: Artifact | None = None, network: Network = network_of)
 def shipped() -> Callable[[], Sequence[Forecaster]]:
     """The chain with the network that ships in the package. Raises ModelError where that is damaged."""
     return forecasters(bundled())
+
+
+def named(model: str) -> Callable[[], Sequence[Forecaster]]:
+    """The chain with the network that the command line names: `bundled`, or the folder of an artifact.
+
+    Raises ModelError where there is none, or a damaged one.
+    """
+    return shipped() if model == BUNDLED else forecasters(load(Path(model)))
 
 
 def starts_of(artifact: Artifact, version: str) -> Starts | None:

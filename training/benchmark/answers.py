@@ -14,6 +14,7 @@ from forecaster.foresight import Make, name_of
 from forecaster.ports import Forecaster
 from models import chain
 from models.persistence import Persistence
+from models.profile import Profile
 from models.seasonal_naive import SeasonalNaive
 from training import backtest
 from training.backtest import LEVELS
@@ -27,6 +28,7 @@ _RAW: dict[str, Callable[[], Forecaster]] = {
     NAIVE: lambda: SeasonalNaive("day"),
     "seasonal_naive_week": lambda: SeasonalNaive("week"),
     "persistence": Persistence,
+    "profile": Profile,
 }
 
 
@@ -60,8 +62,8 @@ class Answer:
 
 
 def raw_names(model: str) -> tuple[str, ...]:
-    """Forecasters of the chain that are no baseline: `profile`, a network."""
-    names = tuple(name_of(forecaster).replace("-", "_") for forecaster in chain.forecasters(model)())
+    """Forecasters of the chain that are no baseline: the network."""
+    names = tuple(name_of(forecaster).replace("-", "_") for forecaster in chain.named(model)())
     return tuple(name for name in names if name not in BASELINES)
 
 
@@ -85,7 +87,7 @@ def answer(panel: Panel, name: str, model: str) -> Answer:
     steps = list(panel.horizons.values())
     began = time.process_time()
     if name == OURS:
-        issued = _ours(panel, chain.forecasters(model), steps)
+        issued = _ours(panel, chain.named(model), steps)
     elif name in SINGLE:
         return _single(panel, name, SINGLE[name], steps)
     else:
@@ -109,7 +111,7 @@ def _ours(panel: Panel, make: Make, steps: list[int]) -> backtest.Issued:
 def _raw(name: str, model: str) -> Forecaster:
     if name in _RAW:
         return _RAW[name]()
-    found = [one for one in chain.forecasters(model)() if name_of(one).replace("-", "_") == name]
+    found = [one for one in chain.named(model)() if name_of(one).replace("-", "_") == name]
     return found[0]
 
 

@@ -45,7 +45,7 @@ def measured(model: str, series: int = SERIES) -> list[Timed]:
     out = []
     request = (np.arange(1, STEPS + 1, dtype=np.int64), DECILES)
     many, one = _context(_loads(series)), _context(_loads(1))
-    for forecaster in chain.forecasters(model)():
+    for forecaster in chain.named(model)():
         name = name_of(forecaster).replace("-", "_")
         for what, context, rows in (("batch", many, series), ("single", one, 1)):
             asked = ForecastRequest(*request, np.full(rows, 3, dtype=np.int64))
