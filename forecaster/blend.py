@@ -3,8 +3,10 @@
 Whole quantile functions are averaged (Vincentization: weights are alike at all levels, so quantiles cannot cross).
 Weights are those of exponentially weighted aggregation (Vovk; Cesa-Bianchi and Lugosi, "Prediction, Learning, and
 Games", 2006): exp(-η · excess loss), with η growing with the root of the number of windows that were judged, losses in
-units of the reference's on the same windows, fading over seven days, and a prior that stands for a few windows. The
-mixture is a forecaster of the chain like the others: it is used where its measured skill says so (forecaster.skill).
+units of the reference's on the same windows, fading over seven days, and a prior that stands for a few windows. Where
+fewer windows of a forecaster than of the best one were judged, or the other way round, the fewer count for its η: a
+newcomer neither takes a row over by its prior nor is shut out by it. The mixture is a forecaster of the chain like the
+others: it is used where its measured skill says so (forecaster.skill).
 
 The state is a Rows of arrays; functions are pure and return a new one.
 """
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from forecaster import calibration
 from forecaster.domain import BoolArray, FloatArray, Forecast, IntArray
+from forecaster.reasons import Reason
 from forecaster.rows import Rows
 
 STATE_VERSION = "blend/1"
@@ -97,30 +100,38 @@ def weights(state: Rows, layout: Layout, available: BoolArray) -> FloatArray:
     usual = np.where(windows > 0, beside / np.maximum(windows, 1e-9), 1.0)
     ratio = (loss + _COLD * usual * prior + _LEAST) / (beside + _COLD * usual + _LEAST)
     ratio = np.where(available[:, None, :], ratio, np.inf)
-    least = ratio.min(axis=2, keepdims=True)
-    known = windows[:, :, [layout.reference]]
+    best = ratio.argmin(axis=2)[..., None]
+    least = np.take_along_axis(ratio, best, axis=2)
+    known = np.minimum(windows, np.take_along_axis(windows, best, axis=2))  # of both
     rate = _RATE * np.sqrt(np.minimum(known + _COLD, _MOST_WINDOWS))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # inf / inf, where none answers
         raw = np.where(np.isfinite(ratio), np.exp(-rate * (ratio / np.maximum(least, _LEAST) - 1)), 0.0)
     total = raw.sum(axis=2, keepdims=True)
     return np.asarray(raw / np.where(total > 0, total, 1.0))
 
 
 def mixed(state: Rows, layout: Layout, forecasts: Sequence[Forecast], version: str) -> Forecast:
-    """The mixture of `forecasts`, in the order of the layout; rows that none answers carry the first one's reason."""
+    """The mixture of `forecasts`, in the order of the layout; rows that none answers carry the first one's reason.
+
+    Remarks on a row are those of the first forecaster that answers it.
+    """
     first = forecasts[0]
-    available = np.array([[one is None for one in forecast.missing] for forecast in forecasts], dtype=np.bool_)
-    available = available.reshape(len(forecasts), len(first.missing)).T
+    available = answered(forecasts)
     followed = weights(state, layout, available)
     between = calibration.between(layout.horizons, first.horizons)  # (horizon, followed)
     values, peak = np.zeros_like(first.values), np.zeros_like(first.peak)
     at_window = _nearest(layout.horizons, np.asarray(first.windows))
     rows = np.arange(len(at_window))
     for k, forecast in enumerate(forecasts):
+        given = available[:, k]
+        if not given.any():
+            continue
+        said, top = forecast.values, forecast.peak
+        if not given.all():  # NaN has no weight, but NaN * 0 is NaN
+            said, top = np.where(given[:, None, None], said, 0.0), np.where(given[:, None], top, 0.0)
         weight = followed[:, :, k] @ between.T  # (row, horizon)
-        values += np.where(weight[..., None] > 0, weight[..., None] * forecast.values, 0.0)
-        weight = followed[rows, at_window, k][:, None]
-        peak += np.where(weight > 0, weight * forecast.peak, 0.0)
+        values += weight[..., None] * said
+        peak += followed[rows, at_window, k][:, None] * top
     none: BoolArray = np.logical_not(available.any(axis=1))
     values[none], peak[none] = np.nan, np.nan
     return dataclasses.replace(
@@ -129,7 +140,22 @@ def mixed(state: Rows, layout: Layout, forecasts: Sequence[Forecast], version: s
         peak=peak,
         model=(version,) * len(rows),
         missing=tuple(first.missing[row] if none[row] else None for row in rows.tolist()),
+        notes=_notes(forecasts, available),
     )
+
+
+def answered(forecasts: Sequence[Forecast]) -> BoolArray:
+    """(row, forecaster) whether it has an answer."""
+    given = np.array([[one is None for one in forecast.missing] for forecast in forecasts], dtype=np.bool_)
+    return np.asarray(given.reshape(len(forecasts), len(forecasts[0].missing)).T)
+
+
+def _notes(forecasts: Sequence[Forecast], available: BoolArray) -> tuple[tuple[Reason, ...], ...]:
+    """(row,) of the first forecaster that answers; () where no forecaster remarks anything."""
+    if not any(forecast.notes for forecast in forecasts):
+        return ()
+    speaker = available.argmax(axis=1).tolist()
+    return tuple(forecasts[i].notes[row] if forecasts[i].notes else () for row, i in enumerate(speaker))
 
 
 def _nearest(horizons: Sequence[int], windows: IntArray) -> IntArray:
@@ -164,7 +190,10 @@ def issue(state: Rows, layout: Layout, forecasts: Sequence[Forecast], now: int) 
 
 def observe(state: Rows, layout: Layout, times: IntArray, values: FloatArray) -> Rows:
     """Judges the forecasts that came due: times (time,) on the fine grid, values (row, time), NaN where not to be
-    learned from. A missing sample judges nothing."""
+    learned from.
+
+    Forecasts due before times[0] are dropped unjudged; those whose sample is still missing wait for it.
+    """
     if not len(times):
         return state
     first, last = int(times[0]), int(times[-1])
@@ -177,21 +206,25 @@ def observe(state: Rows, layout: Layout, times: IntArray, values: FloatArray) ->
         a[name] = a[name].copy()
     row, horizon, place = np.nonzero(passed)
     at = due[row, horizon, place]
-    a["due"][row, horizon, place] = 0
     column = -(-(at - first) // layout.step)
     came = np.where(column >= 0, values[row, np.maximum(column, 0)], np.nan)
+    judged = ~np.isnan(came)
+    done = judged | (column < 0)
+    a["due"][row[done], horizon[done], place[done]] = 0
+    row, horizon, place, at, came = (x[judged] for x in (row, horizon, place, at, came))
+    order = np.lexsort((at, horizon, row))
+    row, horizon, place, at, came = (x[order] for x in (row, horizon, place, at, came))
     loss = _pinball(came, a["waiting"][row, horizon, place])  # (n, forecaster)
     beside = loss[:, [layout.reference]]
     both = ~np.isnan(loss) & ~np.isnan(beside)
-    order = np.lexsort((at, horizon, row))
-    row, horizon, at = row[order], horizon[order], at[order]
-    loss, beside, both = loss[order], beside[order], both[order]
+    loss, beside = np.where(both, loss, 0.0), np.where(both, beside, 0.0)
     for turn in calibration.turns(row * len(layout.horizons) + horizon):
-        r, h, known = row[turn], horizon[turn], both[turn]
-        fade = np.exp(-np.maximum(at[turn] - a["updated_at"][r, h].astype(np.int64), 0) / MEMORY_SECONDS)[:, None]
-        for name, amount in (("loss", loss[turn]), ("beside", beside[turn] + 0 * loss[turn]), ("windows", 1.0)):
-            a[name][r, h] = a[name][r, h] * fade + np.where(known, amount, 0.0) / PENDING
-        a["updated_at"][r, h] = at[turn]
+        r, h = row[turn], horizon[turn]
+        before = a["updated_at"][r, h].astype(np.int64)
+        fade = np.exp(-np.maximum(at[turn] - before, 0) / MEMORY_SECONDS)[:, None]
+        for name, amount in (("loss", loss), ("beside", beside), ("windows", both)):
+            a[name][r, h] = a[name][r, h] * fade + amount[turn] / PENDING
+        a["updated_at"][r, h] = np.maximum(before, at[turn])
     return Rows(state.keys, a)
 
 

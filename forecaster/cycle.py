@@ -57,6 +57,7 @@ class Cycle:
     STATE_VERSIONS: ClassVar[Mapping[str, int]] = {
         "calibration": 1,
         "skill": 1,
+        "blend": 1,
         "reanchor": 1,
         "anomaly": 1,
         "incidents": 1,

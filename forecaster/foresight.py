@@ -131,20 +131,22 @@ class Foresight:
         before, mixture_before = self.chain, self.mixture
         old = {forecaster.version: forecaster for forecaster in self._chain_of}
         others = [forecaster for forecaster in made if forecaster.version not in old]
-        if others or len(made) != len(old):
+        fresh = {forecaster.version for forecaster in others}
+        if tuple(forecaster.version for forecaster in made) != tuple(old):
             anew = {name_of(forecaster) for forecaster in others}
             self._name(made)
             self.skill = skill.relaid(self.skill, before, self.chain, anew | {blend.NAME})
             self.blend = blend.relaid(self.blend, mixture_before, self.mixture, anew)
-            fresh = {*(forecaster.version for forecaster in others), self.mixed_version}
+            if self._is_mixed:
+                fresh.add(self.head_version)
             self._beginning |= {calibration.code(version): None for version in fresh}
             self.is_stale = True
         self._make = make
         self._chain_of = tuple(old.get(forecaster.version, forecaster) for forecaster in made)
-        if measured is None or measured.version not in {self.mixed_version, *(f.version for f in made)}:
+        if measured is None or measured.version not in {self.head_version, *(one.version for one in made)}:
             return
         self._beginning[calibration.code(measured.version)] = measured
-        if measured.version not in old:
+        if measured.version in fresh:
             column = self.chain.names.index(measured.version.partition("/")[0])
             self.skill = starts.judged(self.skill, self.layout, column, measured, self._seen)
 
@@ -171,7 +173,8 @@ class Foresight:
         self.calibration = calibration.observe(self.calibration, self.layout, times, values, masked, saturated)
         clean = values if masked is None else np.where(masked, np.nan, values)
         self.skill = skill.observe(self.skill, self.chain, self._step, times, clean)
-        self.blend = blend.observe(self.blend, self.mixture, times, _demand(clean, saturated))
+        if self._is_mixed:
+            self.blend = blend.observe(self.blend, self.mixture, times, _demand(clean, saturated))
         held = np.isnan(clean) if saturated is None else np.isnan(clean) | saturated
         arrays = self.memory.arrays
         # A miss is one of a known step: after a pause the columns in between are gone through too, as far as matters.
@@ -187,19 +190,20 @@ class Foresight:
         if complete:
             self._first_skill(context, windows)
         alone = [self._answer(forecaster, context, request) for forecaster in self._chain_of]
-        answers = [self._mixed(alone), *alone]
-        self.blend = blend.issue(self.blend, self.mixture, alone, int(context.fine.origin.timestamp()))
-        available = np.array([[one is None for one in answer.missing] for answer in answers], dtype=np.bool_)
-        available = available.reshape(len(answers), len(self.keys)).T
+        answers = self._with_mixture(alone, self.blend)
+        head = int(context.fine.origin.timestamp())
+        if self._is_mixed:
+            self.blend = blend.issue(self.blend, self.mixture, alone, head)
+        available = blend.answered(answers)
         chosen, self.skill = skill.choose(self.skill, available)
-        self.skill = skill.issue(self.skill, answers, int(context.fine.origin.timestamp()))
-        mixed = skill.mixed(answers, chosen)
-        self._begin(mixed)
-        self._base, self.is_stale = calibration.apply(self.calibration, mixed, self.layout), False
+        self.skill = skill.issue(self.skill, answers, head)
+        used = skill.picked(answers, chosen)
+        self._begin(used)
+        self._base, self.is_stale = calibration.apply(self.calibration, used, self.layout), False
         self.memory = Rows(self.keys, reanchor.remembered(self.memory.arrays, self._base))
         said = calibration.reasons(self.calibration, self.layout)
         worse = skill.reasons(self.skill, self.chain, chosen, available)
-        own = mixed.notes or ((),) * len(self.keys)
+        own = used.notes or ((),) * len(self.keys)
         failed = _failures(alone)
         self.remarks = Remarks(
             notes=tuple((*a, *b, *c, *d) for a, b, c, d in zip(failed, own, worse, said, strict=True)),
@@ -262,37 +266,34 @@ class Foresight:
     # --- inside ---
 
     def _name(self, made: Sequence[Forecaster]) -> None:
-        """Takes the names of a chain: the mixture of all first, then each alone."""
+        """Takes the names of a chain: the mixture of all first, then each alone; one by itself needs no mixture."""
         names = tuple(name_of(forecaster) for forecaster in made)
-        self.chain = skill.Chain((blend.NAME, *names), 1 + names.index(REFERENCE))
-        followed = tuple(self._followed.tolist())
-        self.mixture = blend.Layout(self._step, followed, names, names.index(REFERENCE))
-        self.mixed_version = blend.label(made[0].version)
+        self.mixture = blend.Layout(self._step, tuple(self._followed.tolist()), names, names.index(REFERENCE))
+        self._is_mixed = len(names) > 1
+        first = (blend.NAME,) if self._is_mixed else ()
+        self.chain = skill.Chain((*first, *names), len(first) + names.index(REFERENCE))
+        # What rows carry as their model that use the first entry of the chain.
+        self.head_version = blend.label(made[0].version) if self._is_mixed else made[0].version
 
-    def _mixed(self, alone: Sequence[Forecast]) -> Forecast:
-        return blend.mixed(self.blend, self.mixture, alone, self.mixed_version)
+    def _with_mixture(self, alone: Sequence[Forecast], weights: Rows) -> list[Forecast]:
+        """The forecasts of the chain, in its order; `weights` is the mixture's state of these rows."""
+        first = [blend.mixed(weights, self.mixture, alone, self.head_version)] if self._is_mixed else []
+        return [*first, *alone]
 
-    def _begin(self, mixed: Forecast) -> None:
+    def _begin(self, used: Forecast) -> None:
         """Rows that have just got a model which was taken begin where it says."""
-        given = np.array([reason is None for reason in mixed.missing], dtype=np.bool_)
-        codes = np.array([calibration.code(model) for model in mixed.model], dtype=np.uint32)
+        given = np.array([reason is None for reason in used.missing], dtype=np.bool_)
+        codes = np.array([calibration.code(model) for model in used.model], dtype=np.uint32)
         for code, measured in self._beginning.items():
             rows = given & (codes == code) & (np.asarray(self.calibration.arrays["model"]) != code)
             if rows.any():
                 self.calibration = starts.begun(self.calibration, self.layout, rows, code, measured)
 
     def _answer(self, forecaster: Forecaster, context: Context, request: ForecastRequest) -> Forecast:
-        try:
-            given = forecaster.forecast(context, request)
-            answer = sound(given, context)
-            lost = sum(a is None and b is not None for a, b in zip(given.missing, answer.missing, strict=True))
-            if lost:
-                self.rejected[name_of(forecaster)] += lost
-            return answer
-        except Exception as error:  # one forecaster's bug must not take the others' forecasts away
-            self.rejected[name_of(forecaster)] += len(self.keys)
-            logger.exception("forecaster failed: model=%s", forecaster.version)
-            return nothing(context, request, Reason(ReasonCode.MODEL_UNAVAILABLE, f"{forecaster.version}: {error!r}"))
+        answer, lost = answer_of(forecaster, context, request)
+        if lost:
+            self.rejected[name_of(forecaster)] += lost
+        return answer
 
     def _first_skill(self, context: Context, windows: IntArray) -> None:
         """A back-test for rows whose skill nobody has measured, some of them each step."""
@@ -308,9 +309,8 @@ class Foresight:
         trial = self._make()
 
         def ask(past: Context) -> Sequence[Forecast]:
-            alone = [forecaster.forecast(past, request) for forecaster in trial]
-            keys = tuple(before.keys)
-            return [blend.mixed(blend.blank(keys, self.mixture), self.mixture, alone, self.mixed_version), *alone]
+            alone = [answer_of(forecaster, past, request)[0] for forecaster in trial]
+            return self._with_mixture(alone, blend.blank(before.keys, self.mixture))
 
         after = skill.with_prior(before, self.chain, only(context, rows), ask, request.windows)
         if after is before:
@@ -343,6 +343,18 @@ def _demand(values: FloatArray, saturated: BoolArray | None) -> FloatArray:
 def name_of(forecaster: Forecaster) -> str:
     """`profile` of `profile/1`."""
     return forecaster.version.partition("/")[0]
+
+
+def answer_of(forecaster: Forecaster, context: Context, request: ForecastRequest) -> tuple[Forecast, int]:
+    """What a forecaster says, less what no forecaster may give, and how many rows it lost to an error or nonsense."""
+    try:
+        given = forecaster.forecast(context, request)
+        answer = sound(given, context)
+        return answer, sum(a is None and b is not None for a, b in zip(given.missing, answer.missing, strict=True))
+    except Exception as error:  # one forecaster's bug must not take the others' forecasts away
+        logger.exception("forecaster failed: model=%s", forecaster.version)
+        why = Reason(ReasonCode.MODEL_UNAVAILABLE, f"{forecaster.version}: {error!r}")
+        return nothing(context, request, why), len(context.fine.keys)
 
 
 def only(context: Context, rows: IntArray) -> Context:

@@ -209,19 +209,22 @@ def reasons(state: Rows, chain: Chain, chosen: IntArray, available: BoolArray) -
     return tuple(out)
 
 
-def mixed(forecasts: Sequence[Forecast], chosen: IntArray) -> Forecast:
+def picked(forecasts: Sequence[Forecast], chosen: IntArray) -> Forecast:
     """One forecast, each row from the forecaster chosen for it; -1 takes the first one's row, with its reason."""
     pick = np.maximum(chosen, 0)
-    rows = np.arange(len(pick))
     first = forecasts[0]
+    values, peak = first.values.copy(), first.peak.copy()
+    for i in range(1, len(forecasts)):
+        rows = np.flatnonzero(pick == i)
+        values[rows], peak[rows] = forecasts[i].values[rows], forecasts[i].peak[rows]
     noted = any(forecast.notes for forecast in forecasts)
     return Forecast(
         origin=first.origin,
         step=first.step,
         horizons=first.horizons,
         levels=first.levels,
-        values=np.stack([forecast.values for forecast in forecasts])[pick, rows] if len(rows) else first.values,
-        peak=np.stack([forecast.peak for forecast in forecasts])[pick, rows] if len(rows) else first.peak,
+        values=values,
+        peak=peak,
         windows=first.windows,
         model=tuple(forecasts[i].model[row] for row, i in enumerate(pick)),
         missing=tuple(forecasts[i].missing[row] for row, i in enumerate(pick)),

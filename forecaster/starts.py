@@ -1,7 +1,8 @@
 """Where rows begin when they get another model: from what a back-test of it has measured, else from nothing.
 
 A back-test ends with the same state that the service keeps, so that what it learned of a row's misses is taken over as
-it is. Rows that it has not seen, or in which another forecaster was better, begin blank and say `calibrating`.
+it is. Rows that it has not seen, or in which another forecaster was better, begin blank and say `calibrating`. What is
+measured is what is issued: the mixture that a network is the first of, where a chain has a mixture.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ SKILL = ("loss", "beside", "windows")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Starts:
-    """Rows measured in a back-test, float32: the arrays of CALIBRATION, and `skill_…` (row,) of the one forecaster."""
+    """Rows measured in a back-test, float32: the arrays of CALIBRATION, and `skill_…` (row,) of that model."""
 
-    version: str  # of the forecaster, as it names itself
+    version: str  # as rows carry it: Foresight.head_version, or that of one forecaster alone
     layout: str  # Layout.version of the calibration
     rows: Rows
 
 
 def measured(version: str, layout: Layout, state: Rows, skills: Mapping[str, NDArray[np.generic]]) -> Starts:
-    """What a back-test that ended with `state` knows of this forecaster; `skills`: its column (row,) of each of SKILL.
+    """What a back-test that ended with `state` knows of the model that rows carry as `version`; `skills`: its column
+    (row,) of each of SKILL.
 
     Only rows whose forecasts were its own.
     """

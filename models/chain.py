@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from forecaster import blend
 from forecaster.ports import Forecaster
 from forecaster.rows import Rows
 from forecaster.starts import Starts
@@ -26,8 +27,8 @@ def network_of(artifact: Artifact) -> Forecaster:
 def forecasters(artifact: Artifact | None = None, network: Network = network_of) -> Callable[[], Sequence[Forecaster]]:
     """Makes the chain; each call of what it returns gives fresh ones, for they remember fits of the rows they saw.
 
-    The network of `artifact` comes first, where there is one; the choice among all is by measured skill
-    (forecaster.foresight). Raises ModelError where the artifact cannot be run.
+    The network of `artifact` comes first, where there is one. Their mixture, and the choice among it and each of them
+    by measured skill, is forecaster.foresight's. Raises ModelError where the artifact cannot be run.
     """
     if artifact is not None:
         network(artifact)  # what is wrong with it shows here, not in a cycle
@@ -53,8 +54,11 @@ def named(model: str) -> Callable[[], Sequence[Forecaster]]:
 
 
 def starts_of(artifact: Artifact, version: str) -> Starts | None:
-    """Where rows begin with this artifact, whose forecaster calls itself `version`; None where nothing was measured."""
+    """Where rows begin with this artifact, whose forecaster calls itself `version`; None where nothing was measured.
+
+    Residuals are those of what the service issues: of the mixture that the artifact is the first of.
+    """
     residuals = artifact.residuals
     if residuals is None:
         return None
-    return Starts(version, residuals.layout, Rows(residuals.keys, dict(residuals.arrays)))
+    return Starts(blend.label(version), residuals.layout, Rows(residuals.keys, dict(residuals.arrays)))

@@ -323,7 +323,7 @@ def test_a_restart_goes_on_where_it_was() -> None:
     assert (kept.arrays["count"].sum(axis=1) > 10).all()
 
 
-def test_every_stored_component_has_a_version() -> None:
+def test_every_stored_component_has_a_version() -> None:  # without one it could not be stored
     one = cycle([SHOP], source("web"))
     one.run(NOW)
     assert set(one.dump()) == set(Cycle.STATE_VERSIONS)

@@ -66,6 +66,10 @@ def broken(_: Forecast) -> Forecast:
     raise RuntimeError("out of luck")
 
 
+def times(factor: float) -> Callable[[Forecast], Forecast]:
+    return lambda f: dataclasses.replace(f, values=f.values * factor, peak=f.peak * factor)
+
+
 def changed(row: int, horizon: int, level: int, value: float) -> Callable[[Forecast], Forecast]:
     def spoil(forecast: Forecast) -> Forecast:
         values = forecast.values.copy()
@@ -127,15 +131,57 @@ def test_a_forecaster_that_raises_loses_its_step_and_the_chain_goes_on(caplog: p
     first, second = Scripted("first/1", broken), Scripted()
     one = foresight(first, second)
     forecast = lived(one, 0, 1)
-    assert forecast.model == ("persistence/1",) * 2 and forecast.missing == (None, None)
+    np.testing.assert_allclose(forecast.values, lived(foresight(Scripted()), 0, 1).values)
+    assert forecast.missing == (None, None)
     assert "forecaster failed: model=first/1" in caplog.text
     assert one.remarks is not None
     for notes in one.remarks.notes:  # said, though another one has answered
         assert notes[0].code is ReasonCode.MODEL_UNAVAILABLE and "first/1" in notes[0].detail
-    first.spoil = lambda forecast: forecast
+    first.spoil = times(2)
     second.spoil = broken
-    assert lived(one, 1, 2).model == ("first/1",) * 2  # it is asked again
+    np.testing.assert_allclose(raw(one, 1)[:, 0, 3], 2 * LOADS[:, PAST + 1])  # it is asked again
     assert len(first.calls) == len(second.calls) == 2
+
+
+def raw(one: Foresight, step: int) -> FloatArray:
+    """What the chain says at a step, nothing learned and nothing re-anchored: quantiles (row, horizon, level)."""
+    one.run(context(step), WINDOWS, complete=False)
+    return one.frozen().values
+
+
+def test_the_mixture_of_the_others_goes_on_without_the_one_that_raises() -> None:
+    last = LOADS[:, PAST, None]
+    three = foresight(Scripted("first/1", broken), Scripted("second/1", times(2)), Scripted())
+    two = foresight(Scripted("second/1", times(2)), Scripted())
+    median = raw(three, 0)[..., 3]
+    assert (median > 1.05 * last).all() and (median < 1.95 * last).all()
+    np.testing.assert_allclose(raw(three, 0), raw(two, 0))
+    assert three.frozen().model == ("blend/first-1",) * 2
+
+
+def test_remarks_are_those_of_the_first_that_answers() -> None:
+    flat = (Reason(ReasonCode.CONSTANT_SERIES),)
+
+    def remark(forecast: Forecast) -> Forecast:
+        return dataclasses.replace(forecast, notes=(flat, ()))
+
+    one = foresight(Scripted("first/1", broken), Scripted("second/1", remark), Scripted())
+    raw(one, 0)
+    assert one.frozen().notes == (flat, ())
+
+
+def test_one_forecaster_by_itself_is_not_mixed() -> None:
+    one = foresight()
+    assert one.chain.names == ("persistence",) and one.head_version == "persistence/1"
+    assert lived(one, 0, 30).model == ("persistence/1",) * 2
+    assert not one.dump()["blend"].arrays["windows"].any()
+
+
+def test_a_mixture_is_called_after_the_first_of_its_chain() -> None:
+    one = foresight(Scripted("first/1"), Scripted())
+    assert one.chain.names == ("blend", "first", "persistence") and one.head_version == "blend/first-1"
+    assert lived(one, 0, 30).model == ("blend/first-1",) * 2
+    assert (one.dump()["blend"].arrays["windows"][:, 0] > 0).all()
 
 
 def test_where_no_forecaster_answers_the_row_says_so() -> None:
@@ -151,9 +197,12 @@ def test_where_no_forecaster_answers_the_row_says_so() -> None:
     ids=["nan", "infinite", "crossing", "absurd"],
 )
 def test_nonsense_is_rejected_row_by_row(spoil: Callable[[Forecast], Forecast]) -> None:
-    forecast = lived(foresight(Scripted("first/1", spoil), Scripted()), 0, 1)
-    assert forecast.model == ("persistence/1", "first/1")
-    assert np.isfinite(forecast.values).all() and (np.diff(forecast.values, axis=-1) >= 0).all()
+    one = foresight(Scripted("first/1", lambda forecast: spoil(times(2)(forecast))), Scripted())
+    values = raw(one, 0)
+    assert np.isfinite(values).all() and (np.diff(values, axis=-1) >= 0).all()
+    np.testing.assert_allclose(values[0], raw(foresight(), 0)[0])  # of persistence alone
+    assert (values[1, :, 3] > 1.05 * LOADS[1, PAST]).all()  # of both
+    assert one.rejected == {"first": 1}
     alone = lived(foresight(Scripted(spoil=spoil)), 0, 1)
     assert alone.missing[0] is not None and alone.missing[0].code is ReasonCode.MODEL_UNAVAILABLE
     assert np.isnan(alone.values[0]).all() and alone.missing[1] is None
@@ -182,14 +231,27 @@ def test_a_back_test_measures_the_skill_of_new_rows_once() -> None:
     for step in range(2):
         one.run(context(step), WINDOWS, complete=True)
     assert len(made) == 2 and len(made[1].calls) == 8  # led back in time by forecasters of its own
-    assert one.remarks is not None and (one.remarks.skill[:, 0] > 1.5).all() and (one.remarks.chosen == 1).all()
+    assert one.remarks is not None
+    mixture, first, persistence = one.remarks.skill.T
+    assert (first > 1.5).all() and (persistence == 1).all()
+    assert ((mixture > 1.1) & (mixture < first)).all()  # it has a share of both
+    assert (one.remarks.chosen == one.chain.names.index("persistence")).all()
+
+
+def test_a_back_test_goes_on_without_a_forecaster_that_raises() -> None:
+    one = foresight(Scripted("first/1", broken), Scripted("second/1", times(3)), Scripted())
+    one.run(context(0), WINDOWS, complete=True)
+    windows = np.asarray(one.skill.arrays["windows"])
+    assert (windows[:, 1] == 0).all() and (windows[:, [0, 2, 3]] > 0).all()
+    assert one.rejected == {"first": 2}  # of the step, not of the back-test
 
 
 # --- what is learned -------------------------------------------------------------------------------------------------
 
 
 def test_a_restart_forgets_one_row_and_no_other() -> None:
-    one, blank = foresight(), foresight().dump()
+    chain = Scripted("other/1", wide), Scripted()
+    one, blank = foresight(*chain), foresight(*chain).dump()
     lived(one, 0, 30)
     before = one.dump()
     one.restart(np.array([True, False]))
@@ -199,6 +261,7 @@ def test_a_restart_forgets_one_row_and_no_other() -> None:
             np.testing.assert_array_equal(array[0], blank[component].arrays[name][0], err_msg=name)
             np.testing.assert_array_equal(array[1], before[component].arrays[name][1], err_msg=name)
             learned += not np.array_equal(array[0], array[1], equal_nan=array.dtype.kind == "f")
+        assert any(array[1].any() for array in rows.arrays.values()), component
     assert learned > 10
 
 
@@ -211,12 +274,13 @@ def test_a_saturated_sample_never_lowers_a_level() -> None:
     assert offset[1].min() < 0
 
 
-def test_rows_that_move_keep_what_was_learned() -> None:
-    one = foresight()
+@pytest.mark.parametrize(("component", "array"), [("calibration", "offset"), ("skill", "loss"), ("blend", "loss")])
+def test_rows_that_move_keep_what_was_learned(component: str, array: str) -> None:
+    one = foresight(Scripted("other/1", wide), Scripted())
     lived(one, 0, 30)
-    before = one.dump()["calibration"].arrays["offset"]
+    before = one.dump()[component].arrays[array]
     one.align(("c#1/load", KEYS[0]), series_of(("c#1/load", KEYS[0])))
-    after = one.dump()["calibration"].arrays["offset"]
+    after = one.dump()[component].arrays[array]
     np.testing.assert_array_equal(after[1], before[0])
     assert before[0].any() and not after[0].any()
 
@@ -224,24 +288,25 @@ def test_rows_that_move_keep_what_was_learned() -> None:
 # --- stored ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_restored_one_goes_on_as_if_nothing_had_happened() -> None:
-    one = foresight()
+@pytest.mark.parametrize("chain", [(Scripted(),), (Scripted("other/1", times(1.01)), Scripted())], ids=["one", "two"])
+def test_a_restored_one_goes_on_as_if_nothing_had_happened(chain: tuple[Scripted, ...]) -> None:
+    one = foresight(*chain)
     lived(one, 0, 30)
-    other = Foresight(lambda: (Scripted(),), MINUTE)
+    other = Foresight(lambda: chain, MINUTE)
     assert other.restore(one.dump()) == []
     other.align(KEYS, series_of(KEYS))
     goes_on, restored = lived(one, 30, 40), lived(other, 30, 40)
     np.testing.assert_array_equal(restored.values, goes_on.values)
     np.testing.assert_array_equal(restored.peak, goes_on.peak)
-    fresh = lived(foresight(), 30, 40)
+    fresh = lived(foresight(*chain), 30, 40)
     assert not np.array_equal(fresh.values, goes_on.values)
 
 
 @pytest.mark.parametrize(
     ("chain", "step", "lost"),
     [
-        ((Scripted("other/1"), Scripted()), MINUTE, {"skill"}),
-        ((Scripted(),), 2 * MINUTE, {"calibration", "reanchor"}),
+        ((Scripted("other/1"), Scripted()), MINUTE, {"skill", "blend"}),
+        ((Scripted(),), 2 * MINUTE, {"calibration", "blend", "reanchor"}),
     ],
     ids=["another chain", "another step"],
 )
@@ -315,8 +380,9 @@ def test_rows_of_another_model_begin_with_its_back_test_and_the_others_calibrati
     one = foresight(network("network/old"), Scripted())
     lived(one, 0, 60)
     assert (state_of(one, "windows")[:, 0] > 0).all()
-    one.take(lambda: (network("network/new"), Scripted()), start("network/new", one))
-    assert one.is_stale
+    version = "blend/network-new"
+    one.take(lambda: (network("network/new"), Scripted()), start(version, one))
+    assert one.head_version == version and one.is_stale
     known = context(60)
     one.run(known, WINDOWS, complete=False)
     assert not one.is_stale
@@ -326,20 +392,46 @@ def test_rows_of_another_model_begin_with_its_back_test_and_the_others_calibrati
     assert one.remarks is not None
     assert [note.code for note in one.remarks.notes[1]] == [ReasonCode.CALIBRATING]
     forecast = one.issue(NOW + 60 * MINUTE, known.fine.values[:, -1], np.full(2, ORIGIN + 3_600), (None, None))
-    assert forecast.model == ("network/new",) * 2
-    assert (state_of(one, "count")[0] == start("network/new", one).rows.arrays["count"][0]).all()  # it is not lost
+    assert forecast.model == ("blend/network-new",) * 2
+    assert (state_of(one, "count")[0] == start(version, one).rows.arrays["count"][0]).all()  # it is not lost
 
 
-def test_skill_of_another_model_is_that_of_its_back_test_or_none_and_the_others_keep_theirs() -> None:
+@pytest.mark.parametrize(("version", "column"), [("blend/network-new", 0), ("network/new", 1)], ids=["mixture", "alone"])
+def test_skill_of_another_model_is_that_of_its_back_test_or_none_and_the_others_keep_theirs(
+    version: str, column: int
+) -> None:
     one = foresight(network("network/old"), Scripted("day/1", wide), Scripted())
     lived(one, 0, 60)
     before = one.skill
-    one.take(lambda: (network("network/new"), Scripted("day/1", wide), Scripted()), start("network/new", one))
-    np.testing.assert_array_equal(one.skill.arrays["loss"][:, 1:], before.arrays["loss"][:, 1:])
-    np.testing.assert_array_equal(one.skill.arrays["loss"][:, 0], [2, 0])
-    np.testing.assert_array_equal(one.skill.arrays["windows"][:, 0], [20, 0])
-    assert np.isnan(one.skill.arrays["waiting"][:, :, 0]).all()
+    one.take(lambda: (network("network/new"), Scripted("day/1", wide), Scripted()), start(version, one))
+    np.testing.assert_array_equal(one.skill.arrays["loss"][:, 2:], before.arrays["loss"][:, 2:])
+    np.testing.assert_array_equal(one.skill.arrays["loss"][:, column], [2, 0])
+    np.testing.assert_array_equal(one.skill.arrays["windows"][:, column], [20, 0])
+    assert not one.skill.arrays["windows"][:, 1 - column].any()  # of the other one that is new
+    assert np.isnan(one.skill.arrays["waiting"][:, :, :2]).all()
     np.testing.assert_array_equal(one.skill.arrays["chosen"], before.arrays["chosen"])
+
+
+def test_what_the_mixture_knows_of_those_that_stay_is_kept_and_of_the_new_one_nothing() -> None:
+    one = foresight(network("network/old"), Scripted("day/1", wide), Scripted())
+    lived(one, 0, 60)
+    before = one.blend.arrays
+    one.take(lambda: (network("network/new"), Scripted("day/1", wide), Scripted()))
+    for name in ("loss", "beside", "windows"):
+        assert before[name][:, 0].all()
+        np.testing.assert_array_equal(one.blend.arrays[name][:, :, 1:], before[name][:, :, 1:])
+        assert not one.blend.arrays[name][:, :, 0].any()
+    assert np.isnan(one.blend.arrays["waiting"][..., 0, :]).all()
+    np.testing.assert_array_equal(one.blend.arrays["due"], before["due"])
+
+
+def test_the_same_forecasters_in_another_order_keep_what_was_measured_of_each() -> None:
+    one = foresight(Scripted("day/1", wide), Scripted("week/1", times(2)), Scripted())
+    lived(one, 0, 60)
+    day, week = np.asarray(one.skill.arrays["loss"]).T[1:3]
+    one.take(lambda: (Scripted("week/1", times(2)), Scripted("day/1", wide), Scripted()))
+    assert one.chain.names == ("blend", "week", "day", "persistence") and not np.array_equal(day, week)
+    np.testing.assert_array_equal(np.asarray(one.skill.arrays["loss"]).T[1:3], [week, day])
 
 
 def test_forecasters_that_stay_keep_what_they_have_fitted() -> None:
@@ -356,16 +448,17 @@ def test_a_network_that_comes_first_leaves_rows_where_they_are_until_it_is_bette
     lived(one, 0, 60)
     offset = state_of(one, "sum").copy()
     one.take(lambda: (network("network/new"), Scripted()))
-    assert one.chain.names == ("network", "persistence")
+    assert one.chain.names == ("blend", "network", "persistence")
     assert lived(one, 60, 61).model == ("persistence/1",) * 2
     assert state_of(one, "sum").any() and state_of(one, "sum").shape == offset.shape
 
 
-def test_the_same_chain_again_changes_nothing() -> None:
+@pytest.mark.parametrize("version", ["network/old", "blend/network-old"])
+def test_the_same_chain_again_changes_nothing(version: str) -> None:
     one = foresight(network("network/old"), Scripted())
     lived(one, 0, 30)
     before = one.dump()
-    one.take(lambda: (network("network/old"), Scripted()), start("network/old", one))
+    one.take(lambda: (network("network/old"), Scripted()), start(version, one))
     assert not one.is_stale
     for name, rows in one.dump().items():
         for key, array in rows.arrays.items():
@@ -375,7 +468,7 @@ def test_the_same_chain_again_changes_nothing() -> None:
 def test_residuals_for_another_layout_are_not_taken() -> None:
     one = foresight(network("network/old"), Scripted())
     lived(one, 0, 5)
-    foreign = dataclasses.replace(start("network/new", one), layout="calibration/1/other")
+    foreign = dataclasses.replace(start("blend/network-new", one), layout="calibration/1/other")
     one.take(lambda: (network("network/new"), Scripted()), foreign)
     one.run(context(5), WINDOWS, complete=False)
     assert not state_of(one, "offset").any()
@@ -385,7 +478,7 @@ def test_what_a_back_test_measures_is_what_the_next_service_begins_with() -> Non
     tested = foresight(network("network/new"), Scripted())
     lived(tested, 0, 60)
     skills = {name: np.asarray(tested.skill.arrays[name])[:, 0] for name in starts.SKILL}
-    measured = starts.measured("network/new", tested.layout, tested.calibration, skills)
+    measured = starts.measured(tested.head_version, tested.layout, tested.calibration, skills)
     assert measured.rows.keys == KEYS
     one = foresight(network("network/old"), Scripted())
     lived(one, 0, 1)

@@ -112,11 +112,11 @@ def test_several_windows_at_once_count_as_one_after_the_other() -> None:
         np.testing.assert_allclose(at_once.arrays[name], one_by_one.arrays[name])
 
 
-def test_rows_are_mixed_from_the_chosen_forecasters() -> None:
+def test_rows_are_picked_from_the_chosen_forecasters() -> None:
     forecasts = [forecast_of(np.full((3, 2, 7), float(i)), model=f"m{i}") for i in range(2)]
-    mixed = skill.mixed(forecasts, np.array([0, 1, -1]))
-    assert mixed.values[:, 0, 0].tolist() == [0.0, 1.0, 0.0]
-    assert mixed.model == ("m0", "m1", "m0")
+    picked = skill.picked(forecasts, np.array([0, 1, -1]))
+    assert picked.values[:, 0, 0].tolist() == picked.peak[:, 0].tolist() == [0.0, 1.0, 0.0]
+    assert picked.model == ("m0", "m1", "m0")
 
 
 @dataclass
