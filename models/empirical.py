@@ -28,12 +28,14 @@ def sample_quantiles(values: FloatArray, levels: NDArray[np.float64] = TABLE_LEV
     return np.asarray(at_low + (place - low) * (at_high - at_low))
 
 
-def level_weights(wanted: Sequence[float]) -> NDArray[np.float64]:
-    """(table level, wanted level): `table @ weights` reads a table at `wanted`, without ever crossing.
+def level_weights(
+    wanted: Sequence[float], known_levels: NDArray[np.float64] = TABLE_LEVELS
+) -> NDArray[np.float64]:
+    """(known level, wanted level): `table @ weights` reads a table at `wanted`, without ever crossing.
 
     Linear on the scale on which an exponential tail is straight, as forecaster.quantiles.
     """
-    known = _stretch(TABLE_LEVELS)
+    known = _stretch(known_levels)
     weights = np.zeros((len(known), len(wanted)))
     for column, x in enumerate(_stretch(np.asarray(wanted, dtype=np.float64))):
         right = int(np.clip(np.searchsorted(known, x), 1, len(known) - 1))
