@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from forecaster.errors import ModelError
 from forecaster.ports import Forecaster
 from forecaster.rows import Rows
 from forecaster.starts import Starts
 from models.artifact import Artifact
+from models.neural import Neural
 from models.persistence import Persistence
 from models.profile import Profile
 from models.seasonal_naive import SeasonalNaive
@@ -17,8 +17,8 @@ Network = Callable[[Artifact], Forecaster]
 
 
 def network_of(artifact: Artifact) -> Forecaster:
-    """The forecaster that an artifact's weights are for. Raises ModelError where this release has none."""
-    raise ModelError(f"this release runs no network of architecture {artifact.card.architecture}")
+    """The forecaster that an artifact's weights are for. Raises ModelError where they do not fit this release."""
+    return Neural(artifact)
 
 
 def forecasters(artifact: Artifact | None = None, network: Network = network_of) -> Callable[[], Sequence[Forecaster]]:
