@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from forecaster import calibration, reanchor, skill, starts
+from forecaster import blend, calibration, reanchor, skill, starts
 from forecaster.domain import (
     BoolArray,
     Context,
@@ -74,8 +74,7 @@ class Foresight:
         self._chain_of = make()
         self._step = int(step.total_seconds())
         self.horizons, self._followed = horizons(self._step)
-        names = tuple(name_of(forecaster) for forecaster in self._chain_of)
-        self.chain = skill.Chain(names, names.index(REFERENCE))
+        self._name(self._chain_of)
         self.layout = calibration.Layout(self._step, tuple(self._followed.tolist()), LEVELS)
         self._places = np.searchsorted(self.horizons, self._followed)
         self._far = int(self.horizons[reanchor.far_index(self.horizons)])
@@ -83,6 +82,7 @@ class Foresight:
         self._series: tuple[SeriesKey, ...] = ()
         self.calibration = calibration.blank((), self.layout)
         self.skill = skill.blank((), self.chain)
+        self.blend = blend.blank((), self.mixture)
         self.memory = Rows((), {}).aligned((), reanchor.blank())
         self._tried: set[str] = set()  # rows whose skill had its back-test
         self._seen = 0  # grid time of the last observation
@@ -102,6 +102,7 @@ class Foresight:
             return
         self.calibration = self.calibration.aligned(keys, calibration.blank(("",), self.layout).arrays)
         self.skill = self.skill.aligned(keys, skill.blank(("",), self.chain).arrays)
+        self.blend = self.blend.aligned(keys, blend.blank(("",), self.mixture).arrays)
         self.memory = self.memory.aligned(keys, reanchor.blank())
         self._saturated.clear()
         self._base, self.remarks = None, None
@@ -113,6 +114,7 @@ class Foresight:
             return
         self.calibration = self.calibration.cleared(rows, calibration.blank(("",), self.layout).arrays)
         self.skill = self.skill.cleared(rows, skill.blank(("",), self.chain).arrays)
+        self.blend = self.blend.cleared(rows, blend.blank(("",), self.mixture).arrays)
         self.memory = self.memory.cleared(rows, reanchor.blank())
         series = {self._series[row] for row in np.flatnonzero(rows).tolist()}
         for forecaster in self._chain_of:
@@ -126,22 +128,24 @@ class Foresight:
         with what `measured` says of them, else `calibrating`. Raises ValueError where the chain lacks the reference.
         """
         made = tuple(make())
-        names = tuple(name_of(forecaster) for forecaster in made)
-        chain = skill.Chain(names, names.index(REFERENCE))
+        before, mixture_before = self.chain, self.mixture
         old = {forecaster.version: forecaster for forecaster in self._chain_of}
         others = [forecaster for forecaster in made if forecaster.version not in old]
         if others or len(made) != len(old):
             anew = {name_of(forecaster) for forecaster in others}
-            self.skill = skill.relaid(self.skill, self.chain, chain, anew)
-            self._beginning |= {calibration.code(forecaster.version): None for forecaster in others}
+            self._name(made)
+            self.skill = skill.relaid(self.skill, before, self.chain, anew | {blend.NAME})
+            self.blend = blend.relaid(self.blend, mixture_before, self.mixture, anew)
+            fresh = {*(forecaster.version for forecaster in others), self.mixed_version}
+            self._beginning |= {calibration.code(version): None for version in fresh}
             self.is_stale = True
-        self._make, self.chain = make, chain
+        self._make = make
         self._chain_of = tuple(old.get(forecaster.version, forecaster) for forecaster in made)
-        if measured is None or measured.version not in {forecaster.version for forecaster in made}:
+        if measured is None or measured.version not in {self.mixed_version, *(f.version for f in made)}:
             return
         self._beginning[calibration.code(measured.version)] = measured
         if measured.version not in old:
-            column = next(i for i, forecaster in enumerate(made) if forecaster.version == measured.version)
+            column = self.chain.names.index(measured.version.partition("/")[0])
             self.skill = starts.judged(self.skill, self.layout, column, measured, self._seen)
 
     # --- one step ---
@@ -167,6 +171,7 @@ class Foresight:
         self.calibration = calibration.observe(self.calibration, self.layout, times, values, masked, saturated)
         clean = values if masked is None else np.where(masked, np.nan, values)
         self.skill = skill.observe(self.skill, self.chain, self._step, times, clean)
+        self.blend = blend.observe(self.blend, self.mixture, times, _demand(clean, saturated))
         held = np.isnan(clean) if saturated is None else np.isnan(clean) | saturated
         arrays = self.memory.arrays
         # A miss is one of a known step: after a pause the columns in between are gone through too, as far as matters.
@@ -181,7 +186,9 @@ class Foresight:
         request = ForecastRequest(self.horizons, LEVELS, windows)
         if complete:
             self._first_skill(context, windows)
-        answers = [self._answer(forecaster, context, request) for forecaster in self._chain_of]
+        alone = [self._answer(forecaster, context, request) for forecaster in self._chain_of]
+        answers = [self._mixed(alone), *alone]
+        self.blend = blend.issue(self.blend, self.mixture, alone, int(context.fine.origin.timestamp()))
         available = np.array([[one is None for one in answer.missing] for answer in answers], dtype=np.bool_)
         available = available.reshape(len(answers), len(self.keys)).T
         chosen, self.skill = skill.choose(self.skill, available)
@@ -193,7 +200,7 @@ class Foresight:
         said = calibration.reasons(self.calibration, self.layout)
         worse = skill.reasons(self.skill, self.chain, chosen, available)
         own = mixed.notes or ((),) * len(self.keys)
-        failed = _failures(answers)
+        failed = _failures(alone)
         self.remarks = Remarks(
             notes=tuple((*a, *b, *c, *d) for a, b, c, d in zip(failed, own, worse, said, strict=True)),
             skill=skill.ratios(self.skill),
@@ -228,13 +235,18 @@ class Foresight:
         return {
             "calibration": _marked(self.calibration, self.layout.version),
             "skill": _marked(self.skill, self.chain.version),
+            "blend": _marked(self.blend, self.mixture.version),
             "reanchor": _marked(self.memory, f"{self._step}/{self._far}"),
         }
 
     def restore(self, states: Mapping[str, Rows]) -> list[str]:
         """Takes what `dump` gave, before the first step; says what had to be discarded."""
         said = []
-        wanted = (("calibration", self.layout.version), ("skill", self.chain.version))
+        wanted = (
+            ("calibration", self.layout.version),
+            ("skill", self.chain.version),
+            ("blend", self.mixture.version),
+        )
         for name, version in (*wanted, ("reanchor", f"{self._step}/{self._far}")):
             rows = states.get(name)
             if rows is None:
@@ -248,6 +260,17 @@ class Foresight:
         return said
 
     # --- inside ---
+
+    def _name(self, made: Sequence[Forecaster]) -> None:
+        """Takes the names of a chain: the mixture of all first, then each alone."""
+        names = tuple(name_of(forecaster) for forecaster in made)
+        self.chain = skill.Chain((blend.NAME, *names), 1 + names.index(REFERENCE))
+        followed = tuple(self._followed.tolist())
+        self.mixture = blend.Layout(self._step, followed, names, names.index(REFERENCE))
+        self.mixed_version = blend.label(made[0].version)
+
+    def _mixed(self, alone: Sequence[Forecast]) -> Forecast:
+        return blend.mixed(self.blend, self.mixture, alone, self.mixed_version)
 
     def _begin(self, mixed: Forecast) -> None:
         """Rows that have just got a model which was taken begin where it says."""
@@ -282,7 +305,14 @@ class Foresight:
             tuple(self.keys[row] for row in rows.tolist()), {n: a[rows] for n, a in self.skill.arrays.items()}
         )
         request = ForecastRequest(np.array([1], dtype=np.int64), LEVELS, windows[rows])
-        after = skill.with_prior(before, self.chain, only(context, rows), self._make(), request)
+        trial = self._make()
+
+        def ask(past: Context) -> Sequence[Forecast]:
+            alone = [forecaster.forecast(past, request) for forecaster in trial]
+            keys = tuple(before.keys)
+            return [blend.mixed(blend.blank(keys, self.mixture), self.mixture, alone, self.mixed_version), *alone]
+
+        after = skill.with_prior(before, self.chain, only(context, rows), ask, request.windows)
         if after is before:
             return
         arrays = {name: array.copy() for name, array in self.skill.arrays.items()}
@@ -300,6 +330,11 @@ class Foresight:
                     flags = np.zeros((len(self.keys), len(times)), dtype=np.bool_)
                 flags[:, column] |= rows
         return flags
+
+
+def _demand(values: FloatArray, saturated: BoolArray | None) -> FloatArray:
+    """The samples that say what was wanted: a lower bound is none."""
+    return values if saturated is None else np.where(saturated, np.nan, values)
 
 
 # --- small things ----------------------------------------------------------------------------------------------------

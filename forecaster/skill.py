@@ -9,7 +9,7 @@ The state is a Rows of arrays; functions are pure and return a new one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecaster import calibration
-from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesBatch
-from forecaster.ports import Forecaster
+from forecaster.domain import BoolArray, Context, FloatArray, Forecast, IntArray, SeriesBatch
 from forecaster.quantiles import at_level
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
@@ -236,20 +235,20 @@ def with_prior(
     state: Rows,
     chain: Chain,
     context: Context,
-    forecasters: Sequence[Forecaster],
-    request: ForecastRequest,
+    ask: Callable[[Context], Sequence[Forecast]],
+    windows: IntArray,
     origins: int = 8,
 ) -> Rows:
     """State whose rows without a single measured window start from a back-test on the newest day of their past.
 
-    Strictly causal: each origin's forecast sees only what was before it. Pass forecasters of your own for this, since
-    they are led back in time (models.fits: FitCache(refresh_seconds=…) fits them once, at the first origin).
+    `ask` gives the forecasts of the chain on a past, with peaks over `windows` (row,) steps. Strictly causal: each
+    origin's forecast sees only what was before it. Ask forecasters made for this, since they are led back in time.
     """
     step = int(context.fine.step.total_seconds())
     width = context.fine.values.shape[1]
     reach = min(_PRIOR_SECONDS // step, width // 2)
     new = (np.asarray(state.arrays["windows"]).sum(axis=1) == 0) & (np.asarray(state.arrays["updated_at"]) == 0)
-    longest = int(np.max(request.windows, initial=1))
+    longest = int(np.max(windows, initial=1))
     if not new.any() or reach <= longest:
         return state
     a: dict[str, NDArray[Any]] = {name: array.copy() for name, array in state.arrays.items()}
@@ -258,12 +257,12 @@ def with_prior(
     worth = min(_PRIOR_MOST / len(places), float(reach) / max(longest, 1) / len(places), 4.0)
     for place in places:
         past = until(context, int(place))
-        answers = [forecaster.forecast(past, request) for forecaster in forecasters]
+        answers = ask(past)
         columns = place + 1 + np.arange(longest)
         taken = context.fine.values[:, columns].astype(np.float64)
         if context.masked is not None:
             taken = np.where(context.masked[:, columns], np.nan, taken)
-        inside = np.arange(longest)[None, :] < request.windows[:, None]
+        inside = np.arange(longest)[None, :] < windows[:, None]
         top = np.where(inside, taken, -np.inf).max(axis=1)
         loss = _pinball(top, np.stack([_peaks(answer) for answer in answers], axis=1))
         both = ~np.isnan(loss) & ~np.isnan(loss[:, [chain.reference]]) & new[:, None]

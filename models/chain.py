@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from forecaster import blend
 from forecaster.ports import Forecaster
 from forecaster.rows import Rows
 from forecaster.starts import Starts
@@ -38,8 +39,11 @@ def forecasters(artifact: Artifact | None = None, network: Network = network_of)
 
 
 def starts_of(artifact: Artifact, version: str) -> Starts | None:
-    """Where rows begin with this artifact, whose forecaster calls itself `version`; None where nothing was measured."""
+    """Where rows begin with this artifact, whose forecaster calls itself `version`; None where nothing was measured.
+
+    What was measured is the mixture with this forecaster at the head, which is what most rows are served by.
+    """
     residuals = artifact.residuals
     if residuals is None:
         return None
-    return Starts(version, residuals.layout, Rows(residuals.keys, dict(residuals.arrays)))
+    return Starts(blend.label(version), residuals.layout, Rows(residuals.keys, dict(residuals.arrays)))

@@ -28,9 +28,7 @@ def sample_quantiles(values: FloatArray, levels: NDArray[np.float64] = TABLE_LEV
     return np.asarray(at_low + (place - low) * (at_high - at_low))
 
 
-def level_weights(
-    wanted: Sequence[float], known_levels: NDArray[np.float64] = TABLE_LEVELS
-) -> NDArray[np.float64]:
+def level_weights(wanted: Sequence[float], known_levels: NDArray[np.float64] = TABLE_LEVELS) -> NDArray[np.float64]:
     """(known level, wanted level): `table @ weights` reads a table at `wanted`, without ever crossing.
 
     Linear on the scale on which an exponential tail is straight, as forecaster.quantiles.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +38,15 @@ _PYRAMID = (48, 96, 192, 384, 768)  # fine samples between which mean, maximum a
 _DAYS = 14  # of daily lags and daily means
 _COMPARED = (1, 2, 3, 7, 14)  # days over which the newest past is compared with earlier days
 _NODES = tuple(MINUTE * m for m in (1, 2, 3, 5, 10, 15, 30, 60, 180, 360, 720, 1440, 2880, 4320, 10080))
-_DRAWS = 96  # past origins that an empirical distribution is made of
-_REGRESSORS = 7
-_RIDGE = 0.02  # of the regressors' own size
+_DRAWS = 128  # past origins that an empirical distribution is made of
+_REGRESSORS = 9
+_RIDGES = (0.02, 0.3, 4.0)  # of the regressors' own size; the one that does best on the newest draws is taken
+_NEWEST = 0.3  # share of the draws on which that is seen
 _FADE = 0.85  # weight of a day beside the one after it
 _SEVEN = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 _SHOWN = (1, 2, 6, 10, 11)  # of LEVELS: those of a distribution that are inputs, too
 _FLOOR = 0.02  # of the scale: no unit is smaller
-SERIES, QUERY = 267, 110  # numbers in the inputs
+SERIES, QUERY = 267, 113  # numbers in the inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,7 +193,9 @@ class Past:
     @cached_property
     def level5(self) -> FloatArray:
         """(row,) mean of the last five minutes, at least of three steps; the center where nothing is there."""
-        return np.asarray(np.nan_to_num(mean(self.fine[:, -max(5 * MINUTE // self.step, 3 if self.step < 300 else 1) :])))
+        return np.asarray(
+            np.nan_to_num(mean(self.fine[:, -max(5 * MINUTE // self.step, 3 if self.step < 300 else 1) :]))
+        )
 
     @cached_property
     def longer(self) -> FloatArray:
@@ -235,7 +239,9 @@ class Past:
         reach = min(max(round(seconds / step), 1), max(width // 3, 1))
         if width <= reach:
             none = np.full((self.count, 1), np.nan, dtype=np.float32)
-            return self._distributions(none, none, np.full((self.count, 1, _REGRESSORS), np.nan, dtype=np.float32), none)
+            return self._distributions(
+                none, none, np.full((self.count, 1, _REGRESSORS), np.nan, dtype=np.float32), none
+            )
         origins = draws(width, reach, max(WEEK // step, 200) + reach)
         times = (self.now if fine else self.head) - (width - 1 - origins) * step
         now = values[:, origins]
@@ -244,9 +250,10 @@ class Past:
         top = maximum_of(self.maxima(fine, seconds), origins + reach, reach) if peak else values[:, origins + reach]
         growth = np.float32(1.0 if peak else np.sqrt(max(seconds / (reach * step), 1.0)))  # else a random walk
         change = (top - now) * growth
-        regressors = np.stack(
-            (*[level - now for level in self.levels(fine, origins)], day[0], day[1] - now, week[0]), axis=2
-        )
+        before = self._before(times, 2, reach * step, peak)[0]
+        last = now - values[:, np.maximum(origins - 1, 0)]
+        levels = [level - now for level in self.levels(fine, origins)]
+        regressors = np.stack((*levels, last, day[0], before, day[1] - now, week[0]), axis=2)
         return self._distributions(change, change - day[0] * growth, regressors.astype(np.float32), top)
 
     def _before(self, times: IntArray, days: int, ahead: int, peak: bool) -> tuple[FloatArray, FloatArray]:
@@ -290,12 +297,20 @@ class Past:
     def _distributions(
         self, change: FloatArray, season: FloatArray, regressors: FloatArray, top: FloatArray
     ) -> dict[str, FloatArray]:
-        beta, miss = regressed(regressors / self.scale[:, None, None], change / self.scale[:, None])
-        miss = miss * self.scale[:, None]
+        beta, miss, held = regressed(regressors / self.scale[:, None, None], change / self.scale[:, None])
+        miss, held = miss * self.scale[:, None], held * self.scale[:, None]
+        usual = mean(np.abs(miss))
+        # What was fitted looks better than what is forecast. More than that is not read off so few draws: they may be
+        # of another time of day.
+        wider = np.clip(np.nan_to_num(mean(np.abs(held)) / (usual + 1e-9 * self.scale), nan=1.0), 1.05, 1.3)
+        newest = slice(change.shape[1] - held.shape[1], None)
         return {
             "beta": beta,
-            "miss": quantiles(miss, LEVELS),
-            "miss_size": mean(np.abs(miss)),
+            "miss": quantiles(miss * wider[:, None], LEVELS),
+            "miss_size": usual * wider,
+            "newest_miss": mean(np.abs(held)),
+            "newest_change": mean(np.abs(change[:, newest])),
+            "newest_season": mean(np.abs(season[:, newest])),
             "change": quantiles(change, LEVELS),
             "season": quantiles(season, LEVELS),
             "change_size": mean(np.abs(change - middle(change)[:, None])),
@@ -305,10 +320,12 @@ class Past:
         }
 
     def now_levels(self, seconds: int) -> FloatArray:
-        """(row, 4) `levels` of this moment, on the grid that `measured` takes for so many seconds."""
+        """(row, 5) `levels` of this moment and the last change, on the grid that `measured` takes."""
         fine = self.on_fine(seconds)
-        last = np.array([(self.fine if fine else self.coarse).shape[1] - 1])
-        return np.nan_to_num(np.concatenate(self.levels(fine, last), axis=1))
+        values = self.fine if fine else self.coarse
+        last = np.array([values.shape[1] - 1])
+        change = -values[:, max(values.shape[1] - 2, 0) :][:, :1]  # from the sample before to the center
+        return np.asarray(np.nan_to_num(np.concatenate((*self.levels(fine, last), change), axis=1)))
 
     def maxima(self, fine: bool, seconds: int) -> list[FloatArray]:
         """Running maxima of one grid, for windows up to so many seconds; kept until longer ones are wanted."""
@@ -325,7 +342,7 @@ class Past:
         s = self.scale[:, None]
         newest = padded(self.fine, _FINE)
         parts: list[FloatArray | BoolArray] = [np.arcsinh(newest / s), ~np.isnan(newest)]
-        for low, high in zip(_PYRAMID, _PYRAMID[1:], strict=False):
+        for low, high in pairwise(_PYRAMID):
             piece = padded(self.fine, high)[:, : high - low]
             parts.append(np.arcsinh(np.stack((mean(piece), most(piece), spread(piece)), axis=1) / s))
         halves = self.means(1_800, 48)
@@ -464,14 +481,16 @@ class _Asked:
         self.change, self.season, self.miss = tables["change"], tables["season"], tables["miss"]
         self.change_size, self.season_size = tables["change_size"], tables["season_size"]
         self.miss_size = tables["miss_size"]
-        moved, then, week = self.moved[..., 0], self.then[..., 0] - self.moved[..., 0], self.week[1]
-        now = np.concatenate((levels, np.stack((moved, then, week), axis=2)), axis=2)
+        self.newest = [tables[name] for name in ("newest_miss", "newest_change", "newest_season")]
+        stood = self.then[..., 0] - self.moved[..., 0]  # a day ago at this hour
+        moves = np.stack((self.moved[..., 0], self.moved[..., 1], stood, self.week[1]), axis=2)
+        now = np.concatenate((levels, moves), axis=2)
         self.expected = (tables["beta"] * np.nan_to_num(now)).sum(axis=2)  # by the regression, from the center
 
     def _unit(self) -> FloatArray:
         s = self.past.scale[:, None]
         marginal = (self.day_level[..., 10] - self.day_level[..., 2]) / 3.3  # mean distance from the median, about
-        sizes = np.stack([self.change_size, self.season_size, 1.1 * self.miss_size, marginal + 0 * self.change_size])
+        sizes = np.stack([self.change_size, self.season_size, self.miss_size, marginal + 0 * self.change_size])
         best = np.fmin.reduce(sizes, axis=0)
         return np.asarray(np.where(np.isnan(best), s, best) + _FLOOR * s, dtype=np.float64)
 
@@ -542,13 +561,14 @@ class _Asked:
             np.log(self.change_size / u + 1e-3),
             np.log(self.season_size / u + 1e-3),
             np.log(self.miss_size / u + 1e-3),
+            *[np.log(size / u + 1e-3) for size in self.newest],
             np.log(past.noise[:, None] / u + 1e-3),
             np.log(past.roughness[:, :1] / u + 1e-3),
             np.log(past.roughness[:, 1:] / u + 1e-3),
         ]
         away = self.then[..., (0, 1, 2, 6, 13)], self.moved[..., (0, 1, 2, 6, 13)]
         ordered = quantiles(self.moved.reshape(-1, _DAYS), (0.05, 0.25, 0.5, 0.75, 0.95)).reshape(*self.shape, -1)
-        in_units = [
+        in_units: list[FloatArray] = [
             self.points[..., 1:],
             self.spreads[..., _SHOWN].reshape(*self.shape, -1),
             *[x / u[..., None] for x in (*away, ordered, self.near - self.then[..., :1])],
@@ -647,27 +667,53 @@ def quantiles(values: FloatArray, levels: Sequence[float]) -> FloatArray:
     return np.asarray((at_low + (place - low) * (at_high - at_low)).astype(np.float32))
 
 
-def regressed(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(row, regressor) robust ridge regression of y (row, n) on x (row, n, regressor), and its residuals (row, n).
+def regressed(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Robust ridge regression of y (row, n) on x (row, n, regressor), in the order of time.
 
-    Nearly the median's: squared errors reweighted by the size of the residual, coefficients shrunk towards 0, which is
-    persistence. A missing regressor counts as 0. Rows without a sample are NaN.
+    Returns the coefficients (row, regressor), the residuals (row, n), and those of the newest draws by a fit on the
+    older ones alone (row, newest), which also choose how far coefficients are shrunk towards 0, that is persistence.
+    Errors count by their square, weighted down by their size: nearly the median's regression. A missing regressor
+    counts as 0. Rows without a sample are NaN.
     """
     known = ~np.isnan(y)
-    clean_x, clean_y = np.nan_to_num(x), np.where(known, y, 0.0)
+    x, y = np.nan_to_num(x).astype(np.float32), np.where(known, y, 0.0).astype(np.float32)
     weight = known.astype(np.float32)
-    eye = np.eye(x.shape[2])
-    for _ in range(2):
-        weighted = clean_x * weight[..., None]
-        square = np.swapaxes(weighted, 1, 2) @ clean_x  # (row, regressor, regressor)
-        size = np.einsum("rii->r", square) / x.shape[2]
-        square = square + (_RIDGE * size + 1e-6)[:, None, None] * eye
-        beta = np.linalg.solve(square, np.swapaxes(weighted, 1, 2) @ clean_y[..., None])[..., 0]
-        miss = np.where(known, clean_y - (clean_x @ beta[..., None])[..., 0], np.nan)
-        usual = np.nan_to_num(mean(np.abs(miss)))[:, None] + 1e-6
-        weight = np.where(known, usual / np.maximum(np.abs(np.nan_to_num(miss)), 0.3 * usual), 0.0).astype(np.float32)
+    old = y.shape[1] - max(round(_NEWEST * y.shape[1]), 1)
+    older, newer = slice(0, old), slice(old, None)
+    early = _moments(x[:, older], y[:, older], weight[:, older])
+    trials = [_solved(early, np.full(len(x), ridge)) for ridge in _RIDGES]
+    held = y[:, newer, None] - x[:, newer] @ np.stack(trials, axis=2)  # (row, newest, ridge)
+    held[~known[:, newer]] = np.nan
+    chosen = np.nan_to_num(mean(np.abs(np.swapaxes(held, 1, 2))), nan=0.0).argmin(axis=1)
+    rows = np.arange(len(x))
+    ridge = np.array(_RIDGES)[chosen]
+    first = _solved(_moments(x, y, weight), ridge)
+    weight = _weights(y - (x @ first[..., None])[..., 0], known)
+    beta = _solved(_moments(x, y, weight), ridge)
+    miss = np.where(known, y - (x @ beta[..., None])[..., 0], np.nan)
     beta[~known.any(axis=1)] = np.nan
-    return beta, miss
+    return beta, miss, held[rows, :, chosen]
+
+
+def _weights(miss: FloatArray, known: BoolArray) -> FloatArray:
+    """(row, n) one over the size of the miss, in units of its mean; 0 where nothing is known."""
+    size = np.abs(miss)
+    usual = np.nan_to_num(mean(np.where(known, size, np.nan)))[:, None].astype(np.float32) + np.float32(1e-6)
+    return np.asarray(np.where(known, usual / np.maximum(size, 0.3 * usual), 0), dtype=np.float32)
+
+
+def _moments(x: FloatArray, y: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(row, regressor, regressor) and (row, regressor): weighted products of the regressors, and with y."""
+    weighted = np.swapaxes(x * weight[..., None], 1, 2)
+    return (weighted @ x).astype(np.float64), (weighted @ y[..., None]).astype(np.float64)
+
+
+def _solved(moments: tuple[FloatArray, FloatArray], ridge: FloatArray) -> FloatArray:
+    """(row, regressor) coefficients, shrunk by `ridge` (row,) times the mean square of the regressors."""
+    square, product = moments
+    size = np.einsum("rii->r", square) / square.shape[1]
+    shrunk = square + (ridge * size + 1e-6)[:, None, None] * np.eye(square.shape[1])
+    return np.asarray(np.linalg.solve(shrunk, product)[..., 0], dtype=np.float32)
 
 
 def moving_mean(values: FloatArray, before: int, after: int) -> FloatArray:

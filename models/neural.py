@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Neural:
     """Forecaster of an artifact. Keeps nothing between calls but the weights."""
 
     artifact: Artifact
-    runtime: Runtime = field(default=None)  # type: ignore[assignment]
+    runtime: Runtime | None = None  # None: plain numpy
     version: str = ""
 
     def __post_init__(self) -> None:
@@ -43,8 +43,7 @@ class Neural:
             raise ModelError(f"quantile levels {card.quantile_levels}: {ARCHITECTURE} has {LEVELS}")
         check_shapes(self.artifact.tensors)
         self.version = self.version or f"network/{digest(self.artifact)[:8]}"
-        if self.runtime is None:
-            self.runtime = NumpyNetwork(self.artifact.tensors)
+        self._run = self.runtime or NumpyNetwork(self.artifact.tensors)
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
         """Quantiles for all rows; rows of fewer than six samples carry a reason instead."""
@@ -62,7 +61,7 @@ class Neural:
             queries = Queries(seconds, np.arange(len(seconds)) == len(seconds) - 1)
             for block, given in inputs.inputs_of(context, part, queries):
                 gate[block] = kinds(given)
-                answer = finished(self.runtime(given), given, weights)
+                answer = finished(self._run(given), given, weights)
                 values[block], peak[block] = answer[:, :-1], answer[:, -1]
 
         work = [

@@ -52,7 +52,7 @@ class NumpyNetwork:
         away /= size
         away *= self._weights[f"{name}.weight"]
         away += self._weights[f"{name}.bias"]
-        return away
+        return np.asarray(away)
 
 
 def _mixed(out: Array, inputs: Inputs) -> Array:

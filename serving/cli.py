@@ -346,6 +346,60 @@ def retrain(
     raise typer.Exit(0 if outcome.ok else 1)
 
 
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the artifact; must not exist.", metavar="DIR")],
+    work: Annotated[
+        Path | None, typer.Option(help="Examples and checkpoint, to go on from; DIR.work.", metavar="DIR")
+    ] = None,
+    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 400,
+    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 24_000,
+    seed: Annotated[int, typer.Option(help="Decides data and weights.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    processes: Annotated[int, typer.Option(help="That make the examples.", min=1, max=256)] = 2,
+    amp: Annotated[bool, typer.Option("--amp", help="Mixed precision (bfloat16).")] = False,
+    data: Annotated[Path | None, typer.Option(help="Tidy files to learn from too.", metavar="DIR")] = None,
+    timestamps: Annotated[
+        Stamp, typer.Option(help="Whether a stamp is the start or end of an interval.")
+    ] = Stamp.START,
+    licence: Annotated[str, typer.Option(help="Of --data; the model card names it.")] = "",
+    tune: Annotated[Path | None, typer.Option(help="Fine-tune this artifact to --data instead.", metavar="DIR")] = None,
+    mlflow: Annotated[str | None, typer.Option(help="MLflow to log the run to.", metavar="URI")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Export the network too.", metavar="FILE")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Trains a model: from synthetic workloads, or fine-tunes an artifact to series of yours."""
+    import json
+
+    from models.artifact import digest
+    from training import command
+
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out: {out} holds files: choose a folder that does not exist")
+    asked = command.Asked(
+        out=out,
+        work=work or out.with_suffix(".work"),
+        groups=groups,
+        steps=steps,
+        seed=seed,
+        device=device,
+        processes=processes,
+        amp=amp,
+        data=data,
+        licence=licence or ("own" if tune is not None else ""),
+        tune=tune,
+        tracking_uri=mlflow,
+        onnx=onnx,
+        stamps_end=timestamps is Stamp.END,
+    )
+    made = command.train(asked, quiet=as_json)
+    said = {"schemaVersion": 1, "artifact": str(out), "sha256": digest(made), "metrics": dict(made.card.metrics)}
+    typer.echo(json.dumps(said, indent=1) if as_json else f"{out}  {digest(made)}")
+
+
 # --- events ----------------------------------------------------------------------------------------------------------
 
 

@@ -138,7 +138,7 @@ def fit(
             away = sum(((p - q) ** 2).sum() for p, q in zip(network.parameters(), start_weights, strict=True))
             loss = loss + config.anchor * away
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         optimizer.step()
         decay = min(config.average, (1 + step) / (10 + step))
@@ -167,7 +167,9 @@ def rate_at(step: int, config: FitConfig) -> float:
 
 
 @torch.no_grad()
-def loss_of(network: CandidateMixer, examples: Examples, device: torch.device, size: int = 1_024) -> NDArray[np.float64]:
+def loss_of(
+    network: CandidateMixer, examples: Examples, device: torch.device, size: int = 1_024
+) -> NDArray[np.float64]:
     """(example,) mean loss of each example over its queries that have a target."""
     levels = torch.tensor(LEVELS, dtype=torch.float32, device=device)
     network = network.to(device).eval()

@@ -1,7 +1,7 @@
 """Pretraining: examples of synthetic workloads, and of files whose licence the card then names, to an artifact.
 
-One command from nothing: `forecaster train --out DIR`. Everything is a function of the seed; a run that was stopped goes
-on where it was: shards of examples that are there are kept, and the fit has its checkpoint.
+One command from nothing: `forecaster train --out DIR`. Everything is a function of the seed; a run that was stopped
+goes on where it was: shards of examples that are there are kept, and the fit has its checkpoint.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class PretrainConfig:
 
     @property
     def network(self) -> NetworkConfig:
-        return NetworkConfig(
-            SERIES, QUERY, self.width, self.encoder_blocks, self.decoder_width, self.decoder_blocks
-        )
+        return NetworkConfig(SERIES, QUERY, self.width, self.encoder_blocks, self.decoder_width, self.decoder_blocks)
 
 
 class Watcher(Protocol):
@@ -80,7 +78,9 @@ def pretrain(
     group = Processes.joined(device)
     watcher.began("examples", config.groups + VALIDATION_GROUPS)
     train = _pool(work / "train", seed + 1, config.groups, config.sampling, processes, watcher, group)
-    held = _pool(work / "validation", seed + 1_000_003, VALIDATION_GROUPS, Sampling(origins=8), processes, watcher, group)
+    held = _pool(
+        work / "validation", seed + 1_000_003, VALIDATION_GROUPS, Sampling(origins=8), processes, watcher, group
+    )
     examples = pool.read(train)
     if extra:
         rng = np.random.default_rng((seed, 7))

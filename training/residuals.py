@@ -7,32 +7,31 @@ from datetime import timedelta
 
 import numpy as np
 
-from forecaster import starts
+from forecaster import blend, starts
 from forecaster.domain import Context, IntArray
-from forecaster.foresight import Foresight, name_of
-from forecaster.ports import Forecaster
+from forecaster.foresight import Foresight, Make
 from forecaster.skill import until
 from models.artifact import Residuals
-from models.persistence import Persistence
 
 SPAN = timedelta(days=1)
 STRIDE = timedelta(minutes=15)
 
 
 def measured(
-    network: Callable[[], Forecaster],
+    make: Make,
     context: Context,
     keys: Sequence[str],
     windows: IntArray,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Residuals | None:
-    """Calibration and skill that rows of `context` would have after SPAN of this model; None where no row has any.
+    """Calibration and skill that rows of `context` would have after SPAN of this chain; None where no row has any.
 
+    They are those of the chain's mixture, in rows that are served by it at the end.
     `context` is what is known now, on both grids, its end not learned from by the model; `keys` name the rows as
     stored state does, `windows` (row,) are the steps that decisions look ahead. Nothing at a moment sees what is after.
     """
     step = context.fine.step
-    foresight = Foresight(lambda: (network(), Persistence()), step)
+    foresight = Foresight(make, step)
     foresight.align(tuple(keys), context.fine.keys)
     width = context.fine.values.shape[1]
     stride = max(1, STRIDE // step)
@@ -48,10 +47,9 @@ def measured(
         foresight.issue(past.fine.origin, newest, at, (None,) * len(keys))
         progress((done + 1) / len(columns))
     foresight.observe(context, windows)
-    forecaster = network()
-    column = foresight.chain.names.index(name_of(forecaster))
+    column = foresight.chain.names.index(blend.NAME)
     skills = {name: np.asarray(foresight.skill.arrays[name])[:, column] for name in starts.SKILL}
-    found = starts.measured(forecaster.version, foresight.layout, foresight.calibration, skills)
+    found = starts.measured(foresight.mixed_version, foresight.layout, foresight.calibration, skills)
     if not found.rows.keys:
         return None
     arrays = {name: np.asarray(array, dtype=np.float32) for name, array in found.rows.arrays.items()}

@@ -22,7 +22,7 @@ from msgspec import structs
 from forecaster.domain import FloatArray
 from forecaster.errors import InputError, ModelError, RegistryError, SourceError
 from forecaster.ports import Forecaster
-from models import artifact
+from models import artifact, chain
 from models.artifact import Artifact, DataRange, TrainingData
 from models.artifact_cache import ArtifactCache
 from models.registry import FOLDER, PREVIOUS, Registry, Version
@@ -30,7 +30,7 @@ from training import backtest, locking, material, promote, report, residuals
 from training.locking import Busy
 from training.material import Material, Split
 from training.promote import ROLLED_BACK, Gate, Verdict
-from training.tracking import JOB, OUTCOME, Run, Tracking
+from training.runs import JOB, OUTCOME, Run, Tracking
 from training.windows import SeriesGroup
 
 PROMOTED, HELD, DONE, FAILED, ROLLED = "promoted", "held", "already_done", "failed", "rolled_back"
@@ -232,13 +232,12 @@ def _losses(edges: Edges, one: Artifact, parts: Split, done: float) -> FloatArra
 
 
 def _residuals(edges: Edges, tuned: Artifact, found: Material) -> artifact.Residuals | None:
-    def network() -> Forecaster:
-        return edges.network(tuned)
+    make = chain.forecasters(tuned, edges.network)
 
     def progress(share: float) -> None:
         edges.progress("measuring residuals", share)
 
-    return residuals.measured(network, found.context, found.keys, found.windows, progress)
+    return residuals.measured(make, found.context, found.keys, found.windows, progress)
 
 
 def _described(tuned: Artifact, base: Artifact, parts: Split, asked: Asked) -> Artifact:

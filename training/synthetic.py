@@ -109,7 +109,7 @@ _CLIPPED = ("saturated_service", "closed_loop")  # a mix of lower bounds is none
 def _parts(rng: Generator, clock: Clock, count: int) -> list[FloatArray]:
     """`count` unrelated series of recipes that are not clipped, each over its mean size."""
     open_ended = tuple(recipe for recipe in SINGLE if recipe.name not in _CLIPPED)
-    parts = [_choose(rng, open_ended).draw(rng, clock).values for _ in range(count)]
+    parts = [draw_recipe(rng, open_ended).draw(rng, clock).values for _ in range(count)]
     return [part / max(float(np.abs(part).mean()), 1e-9) for part in parts]
 
 
@@ -178,7 +178,8 @@ RECIPES = (
 )
 
 
-def _choose(rng: Generator, recipes: tuple[Recipe, ...]) -> Recipe:
+def draw_recipe(rng: Generator, recipes: tuple[Recipe, ...]) -> Recipe:
+    """One of `recipes`, by their weights."""
     weights = np.array([recipe.weight for recipe in recipes])
     return recipes[int(rng.choice(len(recipes), p=weights / weights.sum()))]
 
@@ -237,7 +238,7 @@ def group(seed: int, index: int, series_per_group: int = 64) -> SyntheticGroup:
     kinds = []
     for row in range(series_per_group):
         rng = np.random.default_rng((seed, index, row + 1))  # + 1: (seed, index, 0) would be the clock's own stream
-        recipe = _choose(rng, RECIPES)
+        recipe = draw_recipe(rng, RECIPES)
         values[row], saturated[row] = series(rng, clock, recipe)
         kinds.append(recipe.name)
     return SyntheticGroup(values, clock.step, clock.first_end, clock.timezone, tuple(kinds), saturated)

@@ -31,7 +31,7 @@ class Load:
 
 def noisy(rng: Generator, clock: Clock, load: FloatArray, low: float = 0.008, high: float = 0.6) -> FloatArray:
     """A positive load with level noise and observation noise, in proportion to it, to its root or to its mean."""
-    size, memory = log_uniform(rng, low, high), rng.random()
+    size, memory = log_uniform(rng, low, high), rng.random() ** 1.5
     wander = chaos.wandering(rng, clock) * size * memory
     busy = load / max(load.max(), 1e-12)
     white = chaos.noise(rng, clock, busy) * size * (1 - memory)

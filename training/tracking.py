@@ -1,109 +1,112 @@
-"""What a retrain job writes into MLflow: one run a job, with parameters, figures, tags and files. Owns no decision."""
+"""What MLflow is told of a run: parameters, figures as they come, the model card, pictures. Without a URI: nothing.
+
+A training run does not depend on it: what MLflow refuses is said once, and the run goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from forecaster.errors import RegistryError
-from models.registry import FOLDER, Registry
+from models.artifact import CARD, Artifact, digest
 
-JOB = "forecaster.job"  # tag of runs and versions: identity of the job, see training.retrain
-OUTCOME = "forecaster.outcome"  # tag of a run: promoted | held; absent while the job has not ended
-EXPERIMENT = "forecaster-retrain"
-_SECONDS = 120.0  # for files to be written
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run of MLflow."""
+class Run(Protocol):
+    """One run, as it is told."""
 
-    id: str
-    artifacts: str  # URI of its files
-    tags: Mapping[str, str]
+    def parameters(self, values: Mapping[str, object]) -> None:
+        """What was chosen before it began."""
 
-    def source(self, folder: str = FOLDER) -> str:
-        """Where a version finds the files of an artifact that was logged into `folder`."""
-        return f"{self.artifacts.rstrip('/')}/{folder}"
+    def measured(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures at a step."""
 
-
-class Tracking:
-    """Runs of one experiment. Methods raise RegistryError."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def of_job(self, job: str) -> Run | None:
-        """The newest run of this job that has not failed."""
-
-        def search(client: Any) -> Run | None:
-            found = client.search_runs(
-                [self._experiment(client)],
-                f"tags.`{JOB}` = '{job}' and attributes.status != 'FAILED'",
-                max_results=1,
-                order_by=["attributes.start_time DESC"],
-            )
-            return _run(found[0]) if found else None
-
-        return self._registry.ask("the runs of this job", search, _SECONDS)
-
-    def begin(self, job: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> Run:
-        """A new run for the job, or the one that an earlier attempt left open."""
-        open_run = self.of_job(job)
-        if open_run is not None:
-            return open_run
-
-        def create(client: Any) -> Run:
-            made = client.create_run(self._experiment(client), run_name=name, tags={**tags, JOB: job})
-            for key, value in params.items():
-                client.log_param(made.info.run_id, key, value)
-            return _run(made)
-
-        made: Run = self._given("a run", create)
-        return made
-
-    def log(self, run: Run, metrics: Mapping[str, float], tags: Mapping[str, str], folder: Path) -> None:
-        """Figures, tags, and every file of a folder. Doing it again changes nothing."""
-
-        def write(client: Any) -> bool:
-            for name, figure in metrics.items():
-                client.log_metric(run.id, name, figure)
-            for name, text in tags.items():
-                client.set_tag(run.id, name, text)
-            client.log_artifacts(run.id, str(folder))
-            return True
-
-        self._given("what was logged", write)
-
-    def finish(self, run: Run, outcome: str, why: str) -> None:
-        def write(client: Any) -> bool:
-            client.set_tag(run.id, "forecaster.why", why[:4_000])
-            client.set_tag(run.id, OUTCOME, outcome)
-            client.set_terminated(run.id)
-            return True
-
-        self._given("the end of a run", write)
-
-    def _given(self, what: str, call: Any) -> Any:
-        answer = self._registry.ask(what, call, _SECONDS)
-        if answer is None:
-            raise RegistryError(f"MLflow at {self._registry.shown_uri} gave no {what}")
-        return answer
-
-    def _experiment(self, client: Any) -> str:
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(client.create_experiment(EXPERIMENT, artifact_location=_beside(self._registry.tracking_uri)))
+    def finished(self, made: Artifact, folder: Path) -> None:
+        """The artifact that came of it and where it lies."""
 
 
-def _beside(tracking_uri: str) -> str | None:
-    """Files of a registry in a file lie beside it; a server knows its own place."""
-    scheme, _, path = tracking_uri.partition(":///")
-    return (Path(path).resolve().parent / "mlartifacts").as_uri() if scheme == "sqlite" else None
+class Silent:
+    """A run that nobody follows."""
+
+    def parameters(self, values: Mapping[str, object]) -> None: ...
+
+    def measured(self, step: int, figures: Mapping[str, float]) -> None: ...
+
+    def finished(self, made: Artifact, folder: Path) -> None: ...
 
 
-def _run(found: Any) -> Run:
-    return Run(str(found.info.run_id), str(found.info.artifact_uri), dict(found.data.tags))
+class MlflowRun:
+    """A run of an MLflow server or file."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self._client, self.run_id = client, run_id
+        self._failed = False
+        self._curve: dict[str, list[tuple[int, float]]] = {}
+
+    def parameters(self, values: Mapping[str, object]) -> None:
+        for name, value in values.items():
+            self._try(self._client.log_param, name, value)
+
+    def measured(self, step: int, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._curve.setdefault(name, []).append((step, value))
+            self._try(self._client.log_metric, name, value, None, step)
+
+    def finished(self, made: Artifact, folder: Path) -> None:
+        self._try(self._client.set_tag, "sha256", digest(made))
+        if made.card.data_range is not None:
+            first, last = made.card.data_range.first, made.card.data_range.last
+            self._try(self._client.set_tag, "data_range", f"{first.isoformat()}/{last.isoformat()}")
+        for name, value in made.card.metrics.items():
+            self._try(self._client.log_metric, f"card_{name}", value)
+        self._try(self._client.log_artifact, str(folder / CARD))
+        for name, points in self._curve.items():
+            figure = _curve(name, points)
+            if figure is not None:
+                self._try(self._client.log_figure, figure, f"{name}.png")
+
+    def _try(self, call: Callable[..., object], *values: object) -> None:
+        if self._failed:
+            return
+        try:
+            call(self.run_id, *values)
+        except Exception as error:  # MLflow raises what its transport raises; a lost curve must not cost the weights
+            self._failed = True
+            logger.warning("MLflow refused, this run goes on without it: error=%r", error)
+
+
+def _curve(name: str, points: list[tuple[int, float]]) -> Any:
+    """A picture of a figure over the steps; None without the extra [plot], for the figures themselves are logged."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*points, strict=True))
+    axes.set(xlabel="step", ylabel=name)
+    return figure
+
+
+@contextmanager
+def started(uri: str | None, experiment: str) -> Iterator[Run]:
+    """A run under `experiment` at `uri`; ends as finished or failed with the block."""
+    if uri is None:
+        yield Silent()
+        return
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(experiment)
+    number = found.experiment_id if found is not None else client.create_experiment(experiment)
+    run_id = client.create_run(number).info.run_id
+    try:
+        yield MlflowRun(client, run_id)
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")

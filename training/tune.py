@@ -54,7 +54,7 @@ def fine_tune(
 ) -> Artifact:
     """The artifact fine-tuned on `groups`, or the very same one where that did not help on the held-back days.
 
-    Pass only the past that may be learned from: the part on which champion and challenger are compared must not be in it.
+    Pass only what may be learned from: the part on which champion and challenger are compared must not be in it.
     Raises InputError where the groups hold too little to learn from.
     """
     config, device = config or TuneConfig(), device or torch.device("cpu")
@@ -79,15 +79,19 @@ def fine_tune(
     if best_weights is None:
         return artifact
     sizes = NetworkConfig(**artifact.card.config["network"])
-    return artifact_of(best_weights, sizes, structs.replace(
-        artifact.card,
-        config={**artifact.card.config, "tuning": asdict(config)},
-        training_data=(*artifact.card.training_data, OWN),
-        data_range=_range(groups),
-        seed=seed,
-        metrics={"held_loss_before": first, "held_loss": best},
-        parent=digest(artifact),
-    ))
+    return artifact_of(
+        best_weights,
+        sizes,
+        structs.replace(
+            artifact.card,
+            config={**artifact.card.config, "tuning": asdict(config)},
+            training_data=(*artifact.card.training_data, OWN),
+            data_range=_range(groups),
+            seed=seed,
+            metrics={"held_loss_before": first, "held_loss": best},
+            parent=digest(artifact),
+        ),
+    )
 
 
 def _own_examples(
@@ -124,4 +128,3 @@ def _range(groups: Sequence[SeriesGroup]) -> DataRange:
     first = min(group.first_end - group.step for group in groups)
     last = max(group.first_end + (group.values.shape[1] - 1) * group.step for group in groups)
     return DataRange(datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC))
-

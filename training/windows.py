@@ -1,4 +1,4 @@
-"""Examples for fitting: what was known at an origin, what was asked, and what came. No look-ahead: a Context ends at it.
+"""Examples for fitting: what was known at an origin, what was asked, and what came. A Context ends at its origin.
 
 An example is one (series, origin) with a few queries of different horizons. Inputs are made by models.inputs, the same
 code as in service. Examples are kept as float16: inputs are numbers without a unit, of moderate size.
@@ -7,18 +7,17 @@ code as in service. Examples are kept as float16: inputs are numbers without a u
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forecaster import grid
-from forecaster.domain import BoolArray, Calendar, Context, FloatArray, IntArray, SeriesBatch, SeriesKey
+from forecaster.domain import BoolArray, Context, FloatArray, IntArray, SeriesBatch, SeriesKey
 from models.inputs import Queries, inputs_of
+from training.backtest import Past
 
-FINE_COLUMNS = 2_880  # as the service keeps
 HISTORY_SECONDS = 28 * 86_400
 LONGEST = 7 * 86_400
 CLIP = 50.0  # units beyond which a target counts no more
@@ -50,8 +49,17 @@ class SeriesGroup:
     step: int  # seconds
     first_end: int  # Unix seconds: end of the first interval
     timezone: str = "UTC"
-    saturated: BoolArray | None = None  # (series, time) lower bounds: never a target
+    saturated: BoolArray | None = None  # (series, time) lower bounds of demand: neither input nor target
     kind: IntArray | None = None  # (series,) index of the recipe, for reports
+
+    def __post_init__(self) -> None:
+        if self.first_end % self.step:
+            raise ValueError(f"first_end {self.first_end} is no multiple of the step {self.step}")
+
+    @property
+    def demand(self) -> FloatArray:
+        """(series, time) the samples that say what was wanted; NaN where one is missing or only a lower bound."""
+        return self.values if self.saturated is None else np.where(self.saturated, np.nan, self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,34 +72,39 @@ class Sampling:
     shorten: bool = True  # some origins see a shorter past, some a gap at the end
 
 
-def contexts_of(group: SeriesGroup, columns: Sequence[int], rng: np.random.Generator | None = None) -> Iterator[Context]:
-    """What was known at the end of each column; with `rng`, some of it shortened or with a gap."""
-    step = group.step
-    coarse_step = grid.coarse_step(step)
-    ratio = coarse_step // step
+def contexts_of(
+    group: SeriesGroup, columns: Sequence[int], rng: np.random.Generator | None = None
+) -> Iterator[Context]:
+    """What was known at the end of each column; with `rng`, some of it shortened or with a gap at the end."""
     keys = tuple(SeriesKey(str(i)) for i in range(len(group.values)))
-    calendar = Calendar((group.timezone,) * len(keys))
-    lead = -((group.first_end - step) // step) % ratio  # columns before the first whole coarse interval
-    whole = (group.values.shape[1] - lead) // ratio
-    held = group.values if group.saturated is None else np.where(group.saturated, np.nan, group.values)
-    coarse = grid.pool_mean(held[:, lead : lead + whole * ratio], ratio) if ratio > 1 else held
+    head = datetime.fromtimestamp(group.first_end + (group.values.shape[1] - 1) * group.step, UTC)
+    series = SeriesBatch(keys, head, timedelta(seconds=group.step), group.demand)
+    past = Past(series, timezones=(group.timezone,) * len(keys))
     for column in columns:
-        origin = group.first_end + column * step
-        reach = HISTORY_SECONDS
-        if rng is not None and rng.random() < _SHORT:
-            reach = int(np.exp(rng.uniform(np.log(8 * step), np.log(HISTORY_SECONDS))))
-        fine = held[:, max(column + 1 - min(FINE_COLUMNS, max(reach // step, 6)), 0) : column + 1]
-        if rng is not None and rng.random() < _HELD:
-            fine = fine.copy()
-            fine[:, -int(np.exp(rng.uniform(0, np.log(max(min(fine.shape[1] // 4, 60), 2))))) :] = np.nan
-        last = (column + 1 - lead) // ratio if ratio > 1 else column + 1  # whole coarse intervals that are over
-        means = coarse[:, max(last - max(reach // coarse_step, 3), 0) : max(last, 1)]
-        head = grid.floor_to(origin, coarse_step)
-        yield Context(
-            SeriesBatch(keys, datetime.fromtimestamp(origin, UTC), timedelta(seconds=step), fine),
-            SeriesBatch(keys, datetime.fromtimestamp(head, UTC), timedelta(seconds=coarse_step), means),
-            calendar,
-        )
+        context = past.at(column)
+        yield context if rng is None else _worse(context, rng)
+
+
+def _worse(context: Context, rng: np.random.Generator) -> Context:
+    """Sometimes a shorter past, sometimes the newest samples missing."""
+    fine, coarse = context.fine.values, context.coarse.values
+    step, coarse_step = context.fine.step.total_seconds(), context.coarse.step.total_seconds()
+    if rng.random() < _SHORT:
+        reach = np.exp(rng.uniform(np.log(8 * step), np.log(HISTORY_SECONDS)))
+        fine = fine[:, -max(int(reach / step), 6) :]
+        coarse = coarse[:, -max(int(reach / coarse_step), 3) :]
+    if rng.random() < _HELD:
+        lost = int(np.exp(rng.uniform(0, np.log(max(min(fine.shape[1] // 4, 60), 2)))))
+        fine = np.concatenate((fine[:, :-lost], np.full((len(fine), lost), np.nan, dtype=fine.dtype)), axis=1)
+        if step == coarse_step:  # one grid: the coarse one must not tell
+            coarse = (
+                fine
+                if fine.shape[1] >= coarse.shape[1]
+                else np.concatenate(
+                    (coarse[:, :-lost], np.full((len(coarse), lost), np.nan, dtype=coarse.dtype)), axis=1
+                )
+            )
+    return replace(context, fine=replace(context.fine, values=fine), coarse=replace(context.coarse, values=coarse))
 
 
 def examples_of(
@@ -103,6 +116,7 @@ def examples_of(
     first = max(since, min(24, width // 4))
     columns = np.unique(rng.integers(first, max(width - 1, first + 1), size=sampling.origins))
     parts: list[dict[str, NDArray[Any]]] = []
+    demand = group.demand
     for column, context in zip(
         columns.tolist(), contexts_of(group, columns.tolist(), rng if sampling.shorten else None), strict=True
     ):
@@ -110,7 +124,7 @@ def examples_of(
         if room < 1:
             continue
         queries = drawn_queries(group.step, room, sampling, rng)
-        target = targets(group, column, queries)
+        target = targets(demand, group.step, column, queries)
         for rows, inputs in inputs_of(context, np.arange(len(group.values)), queries):
             part = {f.name: getattr(inputs, f.name) for f in fields(Examples) if hasattr(inputs, f.name)}
             scaled = (target[rows] - inputs.center[:, None]) / inputs.unit
@@ -131,12 +145,11 @@ def drawn_queries(step: int, room: int, sampling: Sampling, rng: np.random.Gener
     return Queries(steps * step, np.arange(len(steps)) >= sampling.horizons)
 
 
-def targets(group: SeriesGroup, column: int, queries: Queries) -> FloatArray:
-    """(series, query) what came; NaN where a sample is missing or only a lower bound."""
-    values = group.values if group.saturated is None else np.where(group.saturated, np.nan, group.values)
+def targets(values: FloatArray, step: int, column: int, queries: Queries) -> FloatArray:
+    """(series, query) what came after `column` of values (series, time); NaN where a sample is missing."""
     out = np.full((len(values), len(queries.seconds)), np.nan)
     for i, (seconds, peak) in enumerate(zip(queries.seconds.tolist(), queries.peak.tolist(), strict=True)):
-        steps = seconds // group.step
+        steps = seconds // step
         part = values[:, column + 1 : column + 1 + steps]
         out[:, i] = part.max(axis=1) if peak else part[:, -1]  # a NaN inside a window makes its maximum NaN
     return out

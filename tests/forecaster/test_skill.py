@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from forecaster import skill
 from forecaster.domain import Context, Forecast, ForecastRequest
+from forecaster.ports import Forecaster
 from forecaster.reasons import ReasonCode
 from forecaster.rows import Rows
 from forecaster.skill import Chain
@@ -38,6 +39,10 @@ def play(levels: Sequence[float], steps: int, state: Rows | None = None, start: 
         times = ORIGIN + 60 * np.arange(step - 10, step + 2)
         state = skill.observe(state, CHAIN, 60, times, np.full((1, 12), 100.0))
     return state
+
+
+def asking(forecasters: Sequence[Forecaster], asked: ForecastRequest) -> Callable[[Context], Sequence[Forecast]]:
+    return lambda past: [forecaster.forecast(past, asked) for forecaster in forecasters]
 
 
 def test_the_first_of_the_chain_is_used_while_nothing_speaks_against_it() -> None:
@@ -130,8 +135,8 @@ class Off:
 def test_a_fresh_start_does_not_publish_a_loser() -> None:
     context, asked = live([daily(seed=1), daily(seed=2)]), request(2)
     state = skill.blank(["a", "b"], CHAIN)
-    bad = skill.with_prior(state, CHAIN, context, [Off(Profile()), Persistence()], asked)
-    good = skill.with_prior(state, CHAIN, context, [Profile(), Persistence()], asked)
+    bad = skill.with_prior(state, CHAIN, context, asking([Off(Profile()), Persistence()], asked), asked.windows)
+    good = skill.with_prior(state, CHAIN, context, asking([Profile(), Persistence()], asked), asked.windows)
     available = np.ones((2, 2), dtype=np.bool_)
     assert skill.choose(bad, available)[0].tolist() == [1, 1]
     assert skill.choose(good, available)[0].tolist() == [0, 0]
@@ -150,6 +155,8 @@ def test_a_prior_sees_nothing_after_each_origin_and_is_given_once() -> None:
             return Persistence().forecast(context, request)
 
     context, asked = live([daily()]), request(1)
-    state = skill.with_prior(skill.blank(["a"], CHAIN), CHAIN, context, [Watching(), Watching()], asked)
+    state = skill.with_prior(
+        skill.blank(["a"], CHAIN), CHAIN, context, asking([Watching(), Watching()], asked), asked.windows
+    )
     assert max(seen) <= ORIGIN - 60 * 5
-    assert skill.with_prior(state, CHAIN, context, [Watching(), Watching()], asked) is state
+    assert skill.with_prior(state, CHAIN, context, asking([Watching(), Watching()], asked), asked.windows) is state

@@ -43,9 +43,7 @@ def inputs() -> Inputs:
 
 def test_numpy_and_torch_agree() -> None:
     one, given = artifact(wild=2.0), inputs()
-    np.testing.assert_allclose(
-        NumpyNetwork(one.tensors)(given), TorchNetwork(one)(given), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(NumpyNetwork(one.tensors)(given), TorchNetwork(one)(given), rtol=1e-4, atol=1e-4)
 
 
 def test_onnx_and_torch_agree_for_any_number_of_rows_and_queries(tmp_path: Path) -> None:
@@ -73,7 +71,9 @@ def test_an_onnx_file_of_another_artifact_is_refused(tmp_path: Path) -> None:
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1_000), wild=st.sampled_from([0.5, 1.0, 5.0, 50.0]))
 def test_quantiles_never_cross_whatever_the_weights(seed: int, wild: float) -> None:
-    answer = Neural(artifact(seed, wild)).forecast(posted(odd_rows(), STEP), request(10, levels=(0.001, *LEVELS, 0.999)))
+    answer = Neural(artifact(seed, wild)).forecast(
+        posted(odd_rows(), STEP), request(10, levels=(0.001, *LEVELS, 0.999))
+    )
     known = np.array([reason is None for reason in answer.missing])
     assert np.isfinite(answer.values[known]).all() and np.isfinite(answer.peak[known]).all()
     assert (np.diff(answer.values[known], axis=-1) >= 0).all() and (np.diff(answer.peak[known], axis=-1) >= 0).all()

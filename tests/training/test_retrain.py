@@ -29,7 +29,7 @@ from training.job import as_json, as_text
 from training.material import Material
 from training.promote import ROLLED_BACK, Gate
 from training.retrain import Asked, Edges, Outcome
-from training.tracking import EXPERIMENT, OUTCOME, Tracking
+from training.runs import EXPERIMENT, OUTCOME, Tracking
 from training.windows import SeriesGroup
 
 pytest.importorskip("mlflow")

@@ -1,0 +1,202 @@
+"""Online weights over the forecasters of a chain: one mixture per row, by what each has missed at each horizon.
+
+Whole quantile functions are averaged (Vincentization: weights are alike at all levels, so quantiles cannot cross).
+Weights are those of exponentially weighted aggregation (Vovk; Cesa-Bianchi and Lugosi, "Prediction, Learning, and
+Games", 2006): exp(-η · excess loss), with η growing with the root of the number of windows that were judged, losses in
+units of the reference's on the same windows, fading over seven days, and a prior that stands for a few windows. The
+mixture is a forecaster of the chain like the others: it is used where its measured skill says so (forecaster.skill).
+
+The state is a Rows of arrays; functions are pure and return a new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forecaster import calibration
+from forecaster.domain import BoolArray, FloatArray, Forecast, IntArray
+from forecaster.rows import Rows
+
+STATE_VERSION = "blend/1"
+NAME = "blend"
+LEVELS = (0.1, 0.5, 0.9)  # at which a miss is measured
+PENDING = 3  # forecasts waiting for their time, per row and horizon
+MEMORY_SECONDS = 7 * 86_400
+_COLD = 4.0  # windows that the prior stands for
+_RATE = 4.0  # η with one window
+_MOST_WINDOWS = 150.0  # beyond which η grows no more
+_LEAST = 1e-12
+_PRIOR: Mapping[str, float] = {"network": 0.85, "profile": 0.95, "persistence": 1.05}  # loss beside the reference's
+_PRIOR_OTHER = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the axes of the state mean."""
+
+    step: int  # seconds
+    horizons: tuple[int, ...]  # steps; followed one by one, weights in between are interpolated
+    names: tuple[str, ...]  # of the forecasters
+    reference: int  # index of the one whose losses are the unit
+
+    @property
+    def version(self) -> str:
+        """Identity of stored state."""
+        return f"{STATE_VERSION}/{self.step}/{','.join(map(str, self.horizons))}/{'+'.join(self.names)}"
+
+
+def label(version: str) -> str:
+    """What the mixture is called as a model, where the chain begins with a forecaster of `version`."""
+    return f"{NAME}/{version.replace('/', '-')}"
+
+
+def blank(keys: Sequence[str], layout: Layout) -> Rows:
+    """State that knows nothing; `blank(("",), layout).arrays` is what Rows.aligned wants for new rows."""
+    n, h, f = len(keys), len(layout.horizons), len(layout.names)
+    return Rows(
+        tuple(keys),
+        {
+            "loss": np.zeros((n, h, f), dtype=np.float32),
+            "beside": np.zeros((n, h, f), dtype=np.float32),  # the reference's loss on the same windows
+            "windows": np.zeros((n, h, f), dtype=np.float32),  # effective number of them
+            "updated_at": np.zeros((n, h), dtype=np.uint32),
+            "issued_at": np.zeros((n, h), dtype=np.uint32),
+            "due": np.zeros((n, h, PENDING), dtype=np.uint32),  # 0: an empty place
+            "waiting": np.zeros((n, h, PENDING, f, len(LEVELS)), dtype=np.float32),
+        },
+    )
+
+
+def relaid(state: Rows, before: Layout, after: Layout, anew: Collection[str] = ()) -> Rows:
+    """State for other forecasters: what was measured stays with its name, but for those in `anew`."""
+    fresh = blank(state.keys, after).arrays
+    kept = [name for name in after.names if name in before.names and name not in anew]
+    into, source = [after.names.index(name) for name in kept], [before.names.index(name) for name in kept]
+    for name in ("loss", "beside", "windows"):
+        fresh[name][:, :, into] = state.arrays[name][:, :, source]
+    fresh["waiting"][...] = np.nan
+    fresh["waiting"][:, :, :, into] = state.arrays["waiting"][:, :, :, source]
+    for name in ("updated_at", "issued_at", "due"):
+        fresh[name] = state.arrays[name]
+    return Rows(state.keys, fresh)
+
+
+# --- mixing ----------------------------------------------------------------------------------------------------------
+
+
+def weights(state: Rows, layout: Layout, available: BoolArray) -> FloatArray:
+    """(row, horizon, forecaster) summing to 1 over those `available` (row, forecaster); 0 where none is."""
+    loss, beside, windows = (np.asarray(state.arrays[name], dtype=np.float64) for name in ("loss", "beside", "windows"))
+    prior = np.array([_PRIOR.get(name, _PRIOR_OTHER) for name in layout.names])
+    usual = np.where(windows > 0, beside / np.maximum(windows, 1e-9), 1.0)
+    ratio = (loss + _COLD * usual * prior + _LEAST) / (beside + _COLD * usual + _LEAST)
+    ratio = np.where(available[:, None, :], ratio, np.inf)
+    least = ratio.min(axis=2, keepdims=True)
+    known = windows[:, :, [layout.reference]]
+    rate = _RATE * np.sqrt(np.minimum(known + _COLD, _MOST_WINDOWS))
+    with np.errstate(invalid="ignore"):
+        raw = np.where(np.isfinite(ratio), np.exp(-rate * (ratio / np.maximum(least, _LEAST) - 1)), 0.0)
+    total = raw.sum(axis=2, keepdims=True)
+    return np.asarray(raw / np.where(total > 0, total, 1.0))
+
+
+def mixed(state: Rows, layout: Layout, forecasts: Sequence[Forecast], version: str) -> Forecast:
+    """The mixture of `forecasts`, in the order of the layout; rows that none answers carry the first one's reason."""
+    first = forecasts[0]
+    available = np.array([[one is None for one in forecast.missing] for forecast in forecasts], dtype=np.bool_)
+    available = available.reshape(len(forecasts), len(first.missing)).T
+    followed = weights(state, layout, available)
+    between = calibration.between(layout.horizons, first.horizons)  # (horizon, followed)
+    values, peak = np.zeros_like(first.values), np.zeros_like(first.peak)
+    at_window = _nearest(layout.horizons, np.asarray(first.windows))
+    rows = np.arange(len(at_window))
+    for k, forecast in enumerate(forecasts):
+        weight = followed[:, :, k] @ between.T  # (row, horizon)
+        values += np.where(weight[..., None] > 0, weight[..., None] * forecast.values, 0.0)
+        weight = followed[rows, at_window, k][:, None]
+        peak += np.where(weight > 0, weight * forecast.peak, 0.0)
+    none: BoolArray = np.logical_not(available.any(axis=1))
+    values[none], peak[none] = np.nan, np.nan
+    return dataclasses.replace(
+        first,
+        values=values,
+        peak=peak,
+        model=(version,) * len(rows),
+        missing=tuple(first.missing[row] if none[row] else None for row in rows.tolist()),
+    )
+
+
+def _nearest(horizons: Sequence[int], windows: IntArray) -> IntArray:
+    """(row,) index of the followed horizon that is nearest to each window, in the logarithm."""
+    away = np.abs(np.log(np.asarray(horizons, dtype=np.float64))[None, :] - np.log(np.maximum(windows, 1))[:, None])
+    return np.asarray(away.argmin(axis=1))
+
+
+# --- learning --------------------------------------------------------------------------------------------------------
+
+
+def issue(state: Rows, layout: Layout, forecasts: Sequence[Forecast], now: int) -> Rows:
+    """Remembers what each forecaster says at the followed horizons, thinned to PENDING a horizon."""
+    a: dict[str, NDArray[Any]] = dict(state.arrays)
+    lead = np.array(layout.horizons, dtype=np.int64) * layout.step
+    spacing = np.maximum(lead // PENDING, layout.step)
+    given = np.array([reason is None for reason in forecasts[layout.reference].missing], dtype=np.bool_)
+    row, horizon = np.nonzero(given[:, None] & (now - a["issued_at"].astype(np.int64) >= spacing))
+    if not len(row):
+        return state
+    for name in ("due", "waiting", "issued_at"):
+        a[name] = a[name].copy()
+    place = a["due"][row, horizon].argmin(axis=1)
+    columns = np.searchsorted(forecasts[0].horizons, layout.horizons)
+    levels = [forecasts[0].levels.index(level) for level in LEVELS]
+    said = np.stack([forecast.values[row, columns[horizon]][:, levels] for forecast in forecasts], axis=1)
+    a["waiting"][row, horizon, place] = said.astype(np.float32)
+    a["due"][row, horizon, place] = (now + lead[horizon]).astype(np.uint32)
+    a["issued_at"][row, horizon] = now
+    return Rows(state.keys, a)
+
+
+def observe(state: Rows, layout: Layout, times: IntArray, values: FloatArray) -> Rows:
+    """Judges the forecasts that came due: times (time,) on the fine grid, values (row, time), NaN where not to be
+    learned from. A missing sample judges nothing."""
+    if not len(times):
+        return state
+    first, last = int(times[0]), int(times[-1])
+    due = np.asarray(state.arrays["due"], dtype=np.int64)
+    passed = (due > 0) & (due <= last)
+    if not passed.any():
+        return state
+    a: dict[str, NDArray[Any]] = dict(state.arrays)
+    for name in ("due", "loss", "beside", "windows", "updated_at"):
+        a[name] = a[name].copy()
+    row, horizon, place = np.nonzero(passed)
+    at = due[row, horizon, place]
+    a["due"][row, horizon, place] = 0
+    column = -(-(at - first) // layout.step)
+    came = np.where(column >= 0, values[row, np.maximum(column, 0)], np.nan)
+    loss = _pinball(came, a["waiting"][row, horizon, place])  # (n, forecaster)
+    beside = loss[:, [layout.reference]]
+    both = ~np.isnan(loss) & ~np.isnan(beside)
+    order = np.lexsort((at, horizon, row))
+    row, horizon, at = row[order], horizon[order], at[order]
+    loss, beside, both = loss[order], beside[order], both[order]
+    for turn in calibration.turns(row * len(layout.horizons) + horizon):
+        r, h, known = row[turn], horizon[turn], both[turn]
+        fade = np.exp(-np.maximum(at[turn] - a["updated_at"][r, h].astype(np.int64), 0) / MEMORY_SECONDS)[:, None]
+        for name, amount in (("loss", loss[turn]), ("beside", beside[turn] + 0 * loss[turn]), ("windows", 1.0)):
+            a[name][r, h] = a[name][r, h] * fade + np.where(known, amount, 0.0) / PENDING
+        a["updated_at"][r, h] = at[turn]
+    return Rows(state.keys, a)
+
+
+def _pinball(came: FloatArray, said: NDArray[np.float32]) -> FloatArray:
+    """(n, forecaster) mean pinball loss over LEVELS; NaN where either is."""
+    levels = np.array(LEVELS)
+    miss = came[:, None, None] - said.astype(np.float64)
+    return np.asarray(np.where(miss >= 0, levels * miss, (levels - 1) * miss).mean(axis=-1))
