@@ -6,21 +6,23 @@ reason. What comes out is brought back to the unit of the series, never negative
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray
+from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesKey
 from forecaster.errors import ModelError
 from models import inputs
 from models.artifact import Artifact, digest
 from models.blocks import LEAST_SAMPLES, Gate, missing_of, notes_of
 from models.empirical import level_weights
+from models.fits import Arrays, FitCache
 from models.inputs import LEVELS, Inputs, Queries
 from models.numpy_network import NumpyNetwork
+from models.past import tables_of
 
 ARCHITECTURE = "network/1"
 Runtime = Callable[[Inputs], NDArray[np.float32]]
@@ -29,11 +31,12 @@ _THREADS = 2
 
 @dataclass
 class Neural:
-    """Forecaster of an artifact. Keeps nothing between calls but the weights."""
+    """Forecaster of an artifact. Keeps what it measured of the rows (models.past) between calls: it changes slowly."""
 
     artifact: Artifact
     runtime: Runtime | None = None  # None: plain numpy
     version: str = ""
+    cache: FitCache = field(default_factory=FitCache)
 
     def __post_init__(self) -> None:
         card = self.artifact.card
@@ -43,6 +46,7 @@ class Neural:
             raise ModelError(f"quantile levels {card.quantile_levels}: {ARCHITECTURE} has {LEVELS}")
         check_shapes(self.artifact.tensors)
         self.version = self.version or f"network/{digest(self.artifact)[:8]}"
+        self._longest = 0  # seconds that the cache reaches ahead
         self._run = self.runtime or NumpyNetwork(self.artifact.tensors)
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
@@ -54,12 +58,13 @@ class Neural:
         gate = np.full(rows, Gate.EMPTY, dtype=np.int8)
         weights = level_weights(levels, np.asarray(LEVELS))
         windows = np.asarray(request.windows, dtype=np.int64)
+        tables = self._tables(context, int(request.horizons[-1]) * step, windows * step)
 
         def one(work: tuple[IntArray, int]) -> None:
             part, window = work
             seconds = np.append(np.asarray(request.horizons, dtype=np.int64), window) * step
             queries = Queries(seconds, np.arange(len(seconds)) == len(seconds) - 1)
-            for block, given in inputs.inputs_of(context, part, queries):
+            for block, given in inputs.inputs_of(context, part, queries, tables):
                 gate[block] = kinds(given)
                 answer = finished(self._run(given), given, weights)
                 values[block], peak[block] = answer[:, :-1], answer[:, -1]
@@ -89,6 +94,20 @@ class Neural:
             missing=missing_of(gate),
             notes=notes_of(gate),
         )
+
+    def forget(self, series: Collection[SeriesKey]) -> None:
+        """Measures these series anew at the next call."""
+        self.cache.forget(series)
+
+    def _tables(self, context: Context, longest: int, windows: IntArray) -> Arrays:
+        """What was measured of all rows, lately; anew where a row is asked for another window."""
+        if longest != self._longest:
+            self.cache, self._longest = FitCache(), longest
+
+        def fit(context: Context, rows: IntArray) -> Arrays:
+            return tables_of(context, rows, longest, windows[rows])
+
+        return self.cache.get(context, fit, lambda kept: np.asarray(kept["window"] != windows))
 
 
 def kinds(given: Inputs) -> NDArray[np.int8]:

@@ -75,7 +75,10 @@ def train(asked: Asked, quiet: bool = False) -> Artifact:
 
 def _pretrained(asked: Asked, extra: list[SeriesGroup], watch: _Watch, stop: list[bool]) -> Artifact:
     usual = PretrainConfig()
-    config = replace(usual, groups=asked.groups, fit=replace(usual.fit, steps=asked.steps, seed=asked.seed))
+    held = max(min(usual.validation_groups, asked.groups // 8), 1)
+    config = replace(
+        usual, groups=asked.groups, validation_groups=held, fit=replace(usual.fit, steps=asked.steps, seed=asked.seed)
+    )
     watch.run.parameters({"groups": config.groups, **asdict(config.fit)})
     data = [] if asked.data is None else [TrainingData(asked.data.name, asked.licence, str(asked.data.name))]
     return pretrain(

@@ -30,7 +30,9 @@ SYNTHETIC = TrainingData(
     source="training/synthetic.py",
     description="made from a seed by this project; no recorded data",
 )
-VALIDATION_GROUPS = 24  # of a seed of their own
+
+
+HELD = Sampling(origins=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class PretrainConfig:
     """What decides the weights; saved in the card."""
 
     groups: int = 400  # synthetic groups of 64 series
+    validation_groups: int = 24  # of a seed of their own
     sampling: Sampling = field(default_factory=lambda: Sampling(origins=16))
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=24_000))
     width: int = 192
@@ -76,11 +79,9 @@ def pretrain(
     """The artifact of a whole run; `work` holds examples and checkpoint and may be thrown away afterwards."""
     seed = config.fit.seed
     group = Processes.joined(device)
-    watcher.began("examples", config.groups + VALIDATION_GROUPS)
+    watcher.began("examples", config.groups + config.validation_groups)
     train = _pool(work / "train", seed + 1, config.groups, config.sampling, processes, watcher, group)
-    held = _pool(
-        work / "validation", seed + 1_000_003, VALIDATION_GROUPS, Sampling(origins=8), processes, watcher, group
-    )
+    held = _pool(work / "validation", seed + 1_000_003, config.validation_groups, HELD, processes, watcher, group)
     examples = pool.read(train)
     if extra:
         rng = np.random.default_rng((seed, 7))
@@ -110,7 +111,7 @@ def pretrain(
                 "fit": asdict(config.fit),
                 "device": str(device),
                 "processes": group.world,
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),
                 "python": platform.python_version(),
             }
         },

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecaster.domain import BoolArray, Context, FloatArray, IntArray, SeriesBatch, SeriesKey
-from models.inputs import Queries, inputs_of
+from models.inputs import CANDIDATES, DISTRIBUTIONS, LEVELS, POINTS, QUERY, SERIES, Queries, inputs_of
 from training.backtest import Past
 
 HISTORY_SECONDS = 28 * 86_400
@@ -114,6 +114,8 @@ def examples_of(
     width = group.values.shape[1] if until is None else until
     usual = min(LONGEST // group.step, width // 3)
     first = max(since, min(24, width // 4))
+    if first >= width - 1:
+        return nothing(sampling)
     columns = np.unique(rng.integers(first, max(width - 1, first + 1), size=sampling.origins))
     parts: list[dict[str, NDArray[Any]]] = []
     demand = group.demand
@@ -132,7 +134,21 @@ def examples_of(
             part["kind"] = (np.zeros(len(rows)) if group.kind is None else group.kind[rows]).astype(np.int16)
             some = ~np.isnan(scaled).all(axis=1)
             parts.append({name: _stored(name, array[some]) for name, array in part.items()})
-    return joined(parts)
+    return joined(parts) if parts else nothing(sampling)
+
+
+def nothing(sampling: Sampling) -> Examples:
+    """No examples, in the shapes of some."""
+    queries = sampling.horizons + sampling.peaks
+    return Examples(
+        series=np.zeros((0, SERIES), dtype=np.float16),
+        query=np.zeros((0, queries, QUERY), dtype=np.float16),
+        points=np.zeros((0, queries, POINTS), dtype=np.float16),
+        spreads=np.zeros((0, queries, DISTRIBUTIONS, len(LEVELS)), dtype=np.float16),
+        available=np.zeros((0, queries, CANDIDATES), dtype=np.bool_),
+        target=np.zeros((0, queries), dtype=np.float32),
+        kind=np.zeros(0, dtype=np.int16),
+    )
 
 
 def drawn_queries(step: int, room: int, sampling: Sampling, rng: np.random.Generator) -> Queries:

@@ -1,4 +1,4 @@
-"""Examples for fitting: nothing of the future in the inputs, targets where they belong, and the wall clock's gaps kept."""
+"""Examples for fitting: nothing of the future in the inputs, and targets where they belong."""
 
 from __future__ import annotations
 
