@@ -128,7 +128,7 @@ class Foresight:
         with what `measured` says of them, else `calibrating`. Raises ValueError where the chain lacks the reference.
         """
         made = tuple(make())
-        before, mixture_before = self.chain, self.mixture
+        before, mixture_before, mixed_before = self.chain, self.mixture, self.mixed_version
         old = {forecaster.version: forecaster for forecaster in self._chain_of}
         others = [forecaster for forecaster in made if forecaster.version not in old]
         if others or len(made) != len(old):
@@ -144,7 +144,7 @@ class Foresight:
         if measured is None or measured.version not in {self.mixed_version, *(f.version for f in made)}:
             return
         self._beginning[calibration.code(measured.version)] = measured
-        if measured.version not in old:
+        if measured.version not in {mixed_before, *old}:
             column = self.chain.names.index(measured.version.partition("/")[0])
             self.skill = starts.judged(self.skill, self.layout, column, measured, self._seen)
 

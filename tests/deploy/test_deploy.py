@@ -146,7 +146,9 @@ def test_the_command_line_knows_the_arguments(name: str) -> None:
 
 
 def job_of(overlay: str) -> Json:
-    (job,) = [one for one in rendered(overlay) if one["metadata"]["name"] == "forecaster-retrain" and one["kind"] == "CronJob"]
+    (job,) = [
+        one for one in rendered(overlay) if one["metadata"]["name"] == "forecaster-retrain" and one["kind"] == "CronJob"
+    ]
     return job
 
 
@@ -181,7 +183,9 @@ def test_the_retrain_job_runs_alone_may_be_taken_away_and_writes_to_no_cluster(o
     assert container["securityContext"]["readOnlyRootFilesystem"] and pod["securityContext"]["runAsNonRoot"]
     claims = {one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"] if "persistentVolumeClaim" in one}
     assert claims == {one["metadata"]["name"] for one in rendered(overlay) if one["kind"] == "PersistentVolumeClaim"}
-    (config,) = [one for one in rendered(overlay) if one["kind"] == "ConfigMap" and "forecaster.yaml" in one.get("data", {})]
+    (config,) = [
+        one for one in rendered(overlay) if one["kind"] == "ConfigMap" and "forecaster.yaml" in one.get("data", {})
+    ]
     assert config["metadata"]["name"] in {one["configMap"]["name"] for one in pod["volumes"] if "configMap" in one}
     done = CliRunner().invoke(app, ["retrain", *container["args"], "--help"])
     assert done.exit_code == 0

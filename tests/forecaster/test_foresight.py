@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forecaster import calibration, starts
+from forecaster import blend, calibration, starts
 from forecaster.domain import (
     Calendar,
     Context,
@@ -304,7 +304,7 @@ def start(version: str, one: Foresight, keys: tuple[str, ...] = KEYS[:1]) -> Sta
     blank = calibration.blank(keys, one.layout).arrays
     arrays = {name: np.full(blank[name].shape, i + 1, dtype=np.float32) for i, name in enumerate(starts.CALIBRATION)}
     arrays |= {f"skill_{name}": np.full(len(keys), value) for name, value in zip(starts.SKILL, (2, 4, 20), strict=True)}
-    return Starts(version, one.layout.version, Rows(keys, arrays))
+    return Starts(blend.label(version), one.layout.version, Rows(keys, arrays))
 
 
 def network(version: str) -> Scripted:
@@ -326,7 +326,7 @@ def test_rows_of_another_model_begin_with_its_back_test_and_the_others_calibrati
     assert one.remarks is not None
     assert [note.code for note in one.remarks.notes[1]] == [ReasonCode.CALIBRATING]
     forecast = one.issue(NOW + 60 * MINUTE, known.fine.values[:, -1], np.full(2, ORIGIN + 3_600), (None, None))
-    assert forecast.model == ("network/new",) * 2
+    assert forecast.model == ("blend/network-new",) * 2
     assert (state_of(one, "count")[0] == start("network/new", one).rows.arrays["count"][0]).all()  # it is not lost
 
 
@@ -335,10 +335,11 @@ def test_skill_of_another_model_is_that_of_its_back_test_or_none_and_the_others_
     lived(one, 0, 60)
     before = one.skill
     one.take(lambda: (network("network/new"), Scripted("day/1", wide), Scripted()), start("network/new", one))
-    np.testing.assert_array_equal(one.skill.arrays["loss"][:, 1:], before.arrays["loss"][:, 1:])
+    np.testing.assert_array_equal(one.skill.arrays["loss"][:, 2:], before.arrays["loss"][:, 2:])
+    assert not one.skill.arrays["loss"][:, 1].any()  # what the old network has missed says nothing of the new one
     np.testing.assert_array_equal(one.skill.arrays["loss"][:, 0], [2, 0])
     np.testing.assert_array_equal(one.skill.arrays["windows"][:, 0], [20, 0])
-    assert np.isnan(one.skill.arrays["waiting"][:, :, 0]).all()
+    assert np.isnan(one.skill.arrays["waiting"][:, :, :2]).all()
     np.testing.assert_array_equal(one.skill.arrays["chosen"], before.arrays["chosen"])
 
 
@@ -351,14 +352,14 @@ def test_forecasters_that_stay_keep_what_they_have_fitted() -> None:
     assert len(stays.calls) == 2
 
 
-def test_a_network_that_comes_first_leaves_rows_where_they_are_until_it_is_better() -> None:
+def test_a_network_that_comes_first_heads_the_chain_and_its_mixture_begins_anew() -> None:
     one = foresight()
     lived(one, 0, 60)
-    offset = state_of(one, "sum").copy()
+    assert state_of(one, "sum").any()
     one.take(lambda: (network("network/new"), Scripted()))
-    assert one.chain.names == ("network", "persistence")
-    assert lived(one, 60, 61).model == ("persistence/1",) * 2
-    assert state_of(one, "sum").any() and state_of(one, "sum").shape == offset.shape
+    assert one.chain.names == ("blend", "network", "persistence")
+    assert lived(one, 60, 61).model == ("blend/network-new",) * 2
+    assert not state_of(one, "sum").any() and not state_of(one, "windows").any()
 
 
 def test_the_same_chain_again_changes_nothing() -> None:
@@ -385,7 +386,7 @@ def test_what_a_back_test_measures_is_what_the_next_service_begins_with() -> Non
     tested = foresight(network("network/new"), Scripted())
     lived(tested, 0, 60)
     skills = {name: np.asarray(tested.skill.arrays[name])[:, 0] for name in starts.SKILL}
-    measured = starts.measured("network/new", tested.layout, tested.calibration, skills)
+    measured = starts.measured("blend/network-new", tested.layout, tested.calibration, skills)
     assert measured.rows.keys == KEYS
     one = foresight(network("network/old"), Scripted())
     lived(one, 0, 1)

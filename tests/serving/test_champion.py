@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forecaster import calibration, skill, starts
+from forecaster import blend, calibration, skill, starts
 from forecaster.cycle import Cycle
 from forecaster.domain import WorkloadSpec
 from forecaster.errors import ModelError, RegistryError
@@ -297,17 +297,17 @@ def test_m27_a_champion_serves_from_the_next_cycle_on_and_a_roll_back_too_and_no
         assert board.current is not None and board.current.publication.forecast is not None
         return board.current.publication.forecast.model
 
-    assert set(tick()) == {version_of(registry.versions["1"])}
+    assert set(tick()) == {blend.label(version_of(registry.versions["1"]))}
     registry.alias = "2"
     one.poll()
-    assert set(tick()) == {version_of(registry.versions["2"])}
+    assert set(tick()) == {blend.label(version_of(registry.versions["2"]))}
     assert board.current is not None
     codes = {work.workload.name: {r.code for r in work.reasons} for work in board.current.publication.workloads}
     assert ReasonCode.CALIBRATING not in codes["a"]  # its back-test has 60 windows
     assert ReasonCode.CALIBRATING in codes["b"]
     registry.alias = "1"
     one.poll()
-    assert set(tick()) == {version_of(registry.versions["1"])}
+    assert set(tick()) == {blend.label(version_of(registry.versions["1"]))}
     assert (health.cycles, health.failures, health.overruns) == (3, 0, 0)
 
 
