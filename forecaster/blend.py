@@ -211,9 +211,9 @@ def observe(state: Rows, layout: Layout, times: IntArray, values: FloatArray) ->
     judged = ~np.isnan(came)
     done = judged | (column < 0)
     a["due"][row[done], horizon[done], place[done]] = 0
-    row, horizon, place, at, came = (x[judged] for x in (row, horizon, place, at, came))
+    row, horizon, place, at, came = row[judged], horizon[judged], place[judged], at[judged], came[judged]
     order = np.lexsort((at, horizon, row))
-    row, horizon, place, at, came = (x[order] for x in (row, horizon, place, at, came))
+    row, horizon, place, at, came = row[order], horizon[order], place[order], at[order], came[order]
     loss = _pinball(came, a["waiting"][row, horizon, place])  # (n, forecaster)
     beside = loss[:, [layout.reference]]
     both = ~np.isnan(loss) & ~np.isnan(beside)

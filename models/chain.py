@@ -20,7 +20,7 @@ Network = Callable[[Artifact], Forecaster]
 
 
 def network_of(artifact: Artifact) -> Forecaster:
-    """The forecaster that an artifact's weights are for. Raises ModelError where this release has none."""
+    """The forecaster that an artifact's weights are for. Raises ModelError where they do not fit this release."""
     return Neural(artifact)
 
 

@@ -147,14 +147,9 @@ class Registry:
         if known:
             return known[-1]
 
-        def create(client: Any) -> Version:
-            from mlflow.exceptions import MlflowException
+        self.ensure()
 
-            try:
-                client.create_registered_model(self.name)
-            except MlflowException as error:
-                if error.error_code != _EXISTS:
-                    raise
+        def create(client: Any) -> Version:
             made = client.create_model_version(self.name, source, run_id, tags={**tags, PIN: sha256})
             return _version(made)
 
@@ -162,6 +157,20 @@ class Registry:
         if made is None:
             raise RegistryError(f"MLflow at {self.shown_uri} made no version of {self.name}")
         return made
+
+    def ensure(self) -> None:
+        """Makes the registered model, where it is not there yet."""
+
+        def create(client: Any) -> None:
+            from mlflow.exceptions import MlflowException
+
+            try:
+                client.create_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code != _EXISTS:
+                    raise
+
+        self.ask("the model", create)
 
     def tag(self, version: Version, key: str, value: str) -> None:
         self.ask("a tag", lambda client: client.set_model_version_tag(self.name, version.number, key, value))

@@ -372,6 +372,36 @@ def benchmark(
     raise typer.Exit(0 if told.rows else 1)
 
 
+@app.command()
+def retrain(
+    config: ConfigOption = Path("forecaster.yaml"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Decides what is drawn.", min=0)] = 0,
+    margin: Annotated[
+        float, typer.Option(help="How much lower the loss must be: 0.01 is 1 %.", min=0.0, max=0.5)
+    ] = 0.01,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare, and write nothing.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Make the champion before this one champion again.")] = (
+        False
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """The retrain job: fine-tunes the champion to your history, and promotes the result if it is better there."""
+    from forecaster.config import load_config
+    from serving import marks
+    from training import job
+
+    read = load_config(config, os.environ)
+    found = None if rollback else marks.of_store(read.store)
+    if found is None and not rollback:
+        print("forecaster: there is no store to read: marked events and incidents are not left out", file=sys.stderr)
+    marked = job.Marks() if found is None else job.Marks(*found)
+    options = job.Options(device, seed, margin, dry_run, rollback)
+    outcome = job.run(read, options, marked, _stages())
+    typer.echo(job.as_json(outcome) if as_json else job.as_text(outcome))
+    raise typer.Exit(0 if outcome.ok else 1)
+
+
 # --- training --------------------------------------------------------------------------------------------------------
 
 
@@ -533,6 +563,20 @@ def _progress(what: str) -> Callable[[float], None]:
         bar.update(task, completed=share)
         if share >= 1:
             bar.stop()
+
+    return update
+
+
+def _stages() -> Callable[[str, float], None]:
+    """Progress of work with several stages: a bar for each."""
+    bars: dict[str, Callable[[float], None]] = {}
+
+    def update(what: str, share: float) -> None:
+        if what not in bars:
+            for bar in bars.values():
+                bar(1.0)
+            bars[what] = _progress(what)
+        bars[what](share)
 
     return update
 

@@ -160,6 +160,7 @@ def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None, forec
 
 def champion_of(config: Config, status: ModelStatus) -> Champion:
     """What watches the configured model. Raises ModuleNotFoundError where it needs MLflow and there is none."""
+    from models import chain
     from models.artifact_cache import ArtifactCache
     from models.registry import ModelName, Registry
     from serving.champion import Champion
@@ -167,7 +168,8 @@ def champion_of(config: Config, status: ModelStatus) -> Champion:
     name = ModelName.of(config.model)
     registry = None if name is None else Registry(config.mlflow.tracking_uri, name.name)
     cache = ArtifactCache(config.mlflow.cache)
-    return Champion(config.model, status, cache, registry, config.mlflow.poll_interval.total_seconds())
+    seconds = config.mlflow.poll_interval.total_seconds()
+    return Champion(config.model, status, cache, registry, seconds, chain.network_of)
 
 
 class NoSource:

@@ -141,6 +141,7 @@ def run(
     span: timedelta = SPAN,
     uppers: bool = False,
     done: Callable[[float], None] = lambda share: None,
+    timezones: Sequence[str] | None = None,
 ) -> Issued:
     """One forecaster at each of `columns`, in the order of time, raw: no choice, no calibration.
 
@@ -148,7 +149,7 @@ def run(
     """
     out = _Record(series, columns, horizons, levels)
     asked = tuple(sorted({*levels, 0.5, 0.9}))
-    past, stations = Past(series, span), np.unique(out.columns)
+    past, stations = Past(series, span, timezones), np.unique(out.columns)
     for count, column in enumerate(stations.tolist()):
         rows = np.flatnonzero((out.columns == column).any(axis=1))
         context = past.at(column, rows)
@@ -238,13 +239,14 @@ def losses(
     *,
     levels: tuple[float, ...] = DECILES,
     span: timedelta = SPAN,
+    timezones: Sequence[str] | None = None,
 ) -> FloatArray:
     """(series, origin) pinball loss of a forecaster, the mean over horizons and levels, in the unit of the series.
 
     The mean is over the horizons at which something was observed; NaN where there is none, or no forecast. Two
     forecasters are compared on the entries that both have.
     """
-    loss = pinball(series, run(series, forecaster, columns, horizons, levels=levels, span=span))
+    loss = pinball(series, run(series, forecaster, columns, horizons, levels=levels, span=span, timezones=timezones))
     known = ~np.isnan(loss)
     with np.errstate(invalid="ignore"):
         return np.asarray(

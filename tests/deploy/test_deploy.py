@@ -27,9 +27,12 @@ needs_kubectl = pytest.mark.skipif(
 )
 
 
+OVERLAYS = ("retrain", "retrain-gpu")
+
+
 @functools.cache
-def rendered() -> tuple[Json, ...]:
-    done = subprocess.run(["kubectl", "kustomize", str(DEPLOY / "base")], capture_output=True, text=True, check=False)
+def rendered(overlay: str = "base") -> tuple[Json, ...]:
+    done = subprocess.run(["kubectl", "kustomize", str(DEPLOY / overlay)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
 
@@ -140,6 +143,78 @@ def test_the_command_line_knows_the_arguments(name: str) -> None:
     for one in arguments:
         assert one.partition("=")[0] in done.output
     assert "--apply" not in arguments  # a dry run, until somebody says otherwise
+
+
+def job_of(overlay: str) -> Json:
+    (job,) = [
+        one for one in rendered(overlay) if one["metadata"]["name"] == "forecaster-retrain" and one["kind"] == "CronJob"
+    ]
+    return job
+
+
+def pod_of(job: Json) -> Json:
+    pod: Json = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return pod
+
+
+@needs_kubectl
+@pytest.mark.parametrize("minor", MINORS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_of_an_overlay_is_valid(overlay: str, minor: str) -> None:
+    for one in rendered(overlay):
+        if one["apiVersion"] != OPERATOR:
+            kubernetes_validate.validate(one, minor, strict=True)
+    assert len(rendered(overlay)) == len(rendered()) + 3
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_retrain_job_runs_alone_may_be_taken_away_and_writes_to_no_cluster(overlay: str) -> None:
+    spec, pod = job_of(overlay)["spec"], pod_of(job_of(overlay))
+    assert spec["concurrencyPolicy"] == "Forbid"
+    template = spec["jobTemplate"]["spec"]
+    assert pod["restartPolicy"] == "Never"  # else podFailurePolicy is refused
+    actions = {rule["action"]: rule for rule in template["podFailurePolicy"]["rules"]}
+    assert actions["Ignore"]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert actions["FailJob"]["onExitCodes"]["values"] == [2]
+    assert actions["FailJob"]["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    assert pod["automountServiceAccountToken"] is False
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] and pod["securityContext"]["runAsNonRoot"]
+    claims = {one["persistentVolumeClaim"]["claimName"] for one in pod["volumes"] if "persistentVolumeClaim" in one}
+    assert claims == {one["metadata"]["name"] for one in rendered(overlay) if one["kind"] == "PersistentVolumeClaim"}
+    (config,) = [
+        one for one in rendered(overlay) if one["kind"] == "ConfigMap" and "forecaster.yaml" in one.get("data", {})
+    ]
+    assert config["metadata"]["name"] in {one["configMap"]["name"] for one in pod["volumes"] if "configMap" in one}
+    done = CliRunner().invoke(app, ["retrain", *container["args"], "--help"])
+    assert done.exit_code == 0
+    for one in container["args"]:
+        assert not one.startswith("--") or one.partition("=")[0] in done.output
+
+
+@needs_kubectl
+def test_only_the_overlay_for_gpus_asks_for_one() -> None:
+    assert "nvidia.com/gpu" not in pod_of(job_of("retrain"))["containers"][0]["resources"]["limits"]
+    pod = pod_of(job_of("retrain-gpu"))
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert terms == [{"matchExpressions": [{"key": "ai-accelerator", "operator": "In", "values": ["gpu"]}]}]
+    assert {one["key"] for one in pod["tolerations"]} >= {"nvidia.com/gpu", "ai-accelerator"}
+
+
+@needs_kubectl
+def test_service_and_job_may_reach_mlflow() -> None:
+    policies = {one["metadata"]["name"]: one for one in rendered("retrain") if one["kind"] == "NetworkPolicy"}
+    for name in ("forecaster", "forecaster-retrain"):
+        ports = {port["port"] for rule in policies[name]["spec"]["egress"] for port in rule["ports"]}
+        assert {53, 9090, 5000} <= ports, name
+
+
+def test_the_configuration_of_the_retrain_job_is_valid() -> None:
+    config = load_config(DEPLOY / "retrain" / "forecaster.yaml", {})
+    assert config.model == "models:/forecaster@champion"
+    assert config.mlflow.cache.is_relative_to("/var/lib/forecaster")
 
 
 def test_the_configuration_of_the_base_is_valid() -> None:
