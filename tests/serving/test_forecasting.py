@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from forecaster.errors import InputError
-from serving import forecasting, server
+from models import chain
+from serving import forecasting
 from serving.schemas import ForecastBody, duration, in_words
 from tests.fakes import FakeSource, constant, daily
 
@@ -21,7 +22,7 @@ def body(values: list[float | None], step: str = "5m", horizon: str = "1h", **mo
 
 
 def answer(one: ForecastBody) -> dict[str, object]:
-    return forecasting.answers([one], [forecasting.posted(one)], server.forecasters)[0]
+    return forecasting.answers([one], [forecasting.posted(one)], chain.shipped())[0]
 
 
 def test_three_days_of_a_daily_load_are_continued() -> None:
@@ -32,7 +33,7 @@ def test_three_days_of_a_daily_load_are_continued() -> None:
     assert values.shape == (12, 3)
     assert (np.diff(values, axis=1) >= 0).all()
     np.testing.assert_allclose(values[:, 1], curve[-12:], rtol=0.1)
-    assert str(told["modelVersion"]).startswith("profile/")
+    assert str(told["modelVersion"]).startswith("network/")
 
 
 def test_a_handful_of_values_has_no_forecast_and_says_why() -> None:
@@ -55,9 +56,7 @@ def test_long_and_short_series_do_not_change_each_other() -> None:
     short = body([3.0 + i % 4 for i in range(20)], step="5m").model_copy(
         update={"start": datetime.fromisoformat(end) - timedelta(minutes=95)}
     )
-    together = forecasting.answers(
-        [long, short], [forecasting.posted(one) for one in (long, short)], server.forecasters
-    )
+    together = forecasting.answers([long, short], [forecasting.posted(one) for one in (long, short)], chain.shipped())
     assert together == [answer(long), answer(short)]
 
 

@@ -20,6 +20,9 @@ from training.fit import FitConfig
 from training.tune import TuneConfig, fine_tune
 from training.windows import SeriesGroup
 
+# mlflow warns of itself and of its libraries
+pytestmark = [pytest.mark.filterwarnings(f"ignore::{name}") for name in ("DeprecationWarning", "FutureWarning")]
+
 
 def asked(tmp_path: Path, **changes: object) -> command.Asked:
     usual = {
