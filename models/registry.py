@@ -196,11 +196,12 @@ class Registry:
         """`call` with MLflow's client, under a deadline; None where what it asks for does not exist."""
         if self._pending is not None and self._pending[1].is_alive():
             raise RegistryError(f"MLflow at {self.shown_uri} has not answered the call for {self._pending[0]} yet")
+        make_client = _library()  # seconds of work the first time, which is not MLflow's answer that we wait for
         box: list[tuple[bool, Any]] = []
 
         def work() -> None:
             try:
-                box.append((True, call(self._connected())))
+                box.append((True, call(self._connected(make_client))))
             except Exception as error:  # of MLflow, SQLAlchemy, an artifact store: translated below
                 box.append((False, error))
 
@@ -221,14 +222,9 @@ class Registry:
         said = " ".join(str(answer).split()).replace(self.tracking_uri, self.shown_uri)[:300]
         raise RegistryError(f"MLflow at {self.shown_uri} gave no {what}: {said or repr(answer)}") from answer
 
-    def _connected(self) -> Any:
+    def _connected(self, make_client: Any) -> Any:
         if self._client is None:
-            for name, value in _SETTINGS.items():
-                os.environ.setdefault(name, value)
-            from mlflow import MlflowClient
-
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
-            self._client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
+            self._client = make_client(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
         return self._client
 
     def _download(self, version: Version, folder: Path) -> None:
@@ -251,6 +247,16 @@ class Registry:
 
         if not self.ask(f"the files of version {version.number}", download, self._fetch_seconds):
             raise ModelError(f"version {version.number} of {self.name}: its files are gone")
+
+
+def _library() -> Any:
+    """MLflow's client class. The import needs no network."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    return MlflowClient
 
 
 def pointer(version: Version) -> Pointer:

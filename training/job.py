@@ -25,7 +25,7 @@ from training.retrain import Asked, Edges, Outcome, check_extras, retrain, roll_
 from training.windows import SeriesGroup
 
 DEFAULT_MODEL = "models:/forecaster@champion"  # where the configuration names no registered model
-_ASK_SECONDS, _FETCH_SECONDS = 60.0, 300.0  # a job can wait longer than a service
+_ASK_SECONDS, _FETCH_SECONDS = 120.0, 300.0  # a job can wait longer than a service
 
 
 @dataclass(frozen=True, slots=True)

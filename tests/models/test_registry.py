@@ -29,7 +29,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def registry(uri: str, request: pytest.FixtureRequest) -> Registry:
-    return Registry(uri, request.node.name[:60].replace("[", "-").replace("]", ""), ask_seconds=120, fetch_seconds=120)
+    return Registry(uri, request.node.name[:60].replace("[", "-").replace("]", ""), ask_seconds=250, fetch_seconds=250)
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_m26_a_registry_that_hangs_is_given_up_and_asked_no_second_time_meanwhil
 
 def test_m26_a_registry_that_is_down_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    registry = Registry("http://user:secret@127.0.0.1:9", "forecaster", ask_seconds=120)
+    registry = Registry("http://user:secret@127.0.0.1:9", "forecaster", ask_seconds=250)
     with pytest.raises(
         RegistryError, match=r"MLflow at http://user:\*\*\*@127.0.0.1:9 gave no alias champion"
     ) as caught:

@@ -97,7 +97,7 @@ def make(uri: str, request: pytest.FixtureRequest, tmp_path: Path, found: Materi
 
     def build(gives: Artifact = BETTER, registry: Registry | None = None, **changes: Any) -> Edges:
         edges = Edges(
-            registry=registry or Registry(uri, name, ask_seconds=120, fetch_seconds=120),
+            registry=registry or Registry(uri, name, ask_seconds=250, fetch_seconds=250),
             lock_registry=None,
             cache=ArtifactCache(tmp_path / "cache"),
             read=lambda now: found,
@@ -234,7 +234,7 @@ class Dying(Registry):
     """Dies before the n-th write."""
 
     def __init__(self, uri: str, name: str, left: int) -> None:
-        super().__init__(uri, name, ask_seconds=120, fetch_seconds=120)
+        super().__init__(uri, name, ask_seconds=250, fetch_seconds=250)
         self.left = left
 
     def ask(self, what: str, call: Callable[[Any], Any], seconds: float | None = None) -> Any:
@@ -263,7 +263,7 @@ def test_a_job_may_be_killed_before_any_write_and_ends_the_same(make: Make, uri:
         try:
             outcome = retrain.retrain(dying, same_code)
         except Cut:
-            whole = make(registry=Registry(uri, name, ask_seconds=120, fetch_seconds=120))
+            whole = make(registry=Registry(uri, name, ask_seconds=250, fetch_seconds=250))
             outcome = retrain.retrain(whole, same_code)
             assert outcome.outcome in ("promoted", "already_done")
             dying = whole
