@@ -36,10 +36,11 @@ PENDING = 12  # forecasts waiting for their time, per row and horizon
 CALIBRATING_BELOW = 50  # thinned windows; at the five-minute horizon about four hours
 LOST_FROM = 200  # thinned windows from which a coverage outside of chance is called lost
 BANDS = (0.8, 0.98)
-_RATE = 0.03  # of a step, in spreads
+_RATES = (0.03, 0.06)  # of a step, in spreads: the least, in the long run, and the most, at first
+_DECAY = 0.6  # over the root of the number of feedbacks, between the two
 _COLD = 20.0  # feedbacks until half of an offset is believed
 _SATURATION = 5.0  # of the integrator: how slowly its argument grows
-_GAIN = 0.25  # of the integrator, in spreads
+_GAIN = 0.5  # of the integrator, in spreads
 _REACH = 20.0  # an offset never exceeds so many spreads
 _FORGET = 1 / 2000  # of the coverage counters, per thinned window
 _SHOWN_SECONDS = 300  # coverage is published for the first horizon that is at least so long
@@ -163,6 +164,12 @@ def _offsets(
     return np.clip(whole, -_REACH, _REACH)
 
 
+def _rate(count: NDArray[np.generic]) -> FloatArray:
+    """Size of a step after so many feedbacks: fast at first, small in the long run, for its noise costs accuracy."""
+    n = np.asarray(count, dtype=np.float64)
+    return np.clip(_DECAY / np.sqrt(n + 1), *_RATES)
+
+
 def _copied(state: Rows) -> dict[str, NDArray[Any]]:
     """Another dictionary of the same arrays: who changes one, copies it first."""
     return dict(state.arrays)
@@ -280,14 +287,15 @@ def _observe_values(
     levels = np.array(layout.levels)
     lead = np.array(layout.horizons, dtype=np.float64) * layout.step
     spacing = np.maximum(lead // PENDING, layout.step)
-    rate = _RATE * np.sqrt(np.minimum(spacing / lead, 1.0))
+    overlap = np.sqrt(np.minimum(spacing / lead, 1.0))
     for turn in turns(row * len(lead) + horizon):
         r, h, q = row[turn], horizon[turn], np.asarray(a["waiting"])[row[turn], horizon[turn], place[turn]]
         own = np.asarray(a["by_model"])[r, h, place[turn]] == np.asarray(a["model"])[r]
         miss = (y[turn][:, None] > q) - (1 - levels)
         miss[held[r, column[turn]]] = np.maximum(miss[held[r, column[turn]]], 0)
         miss *= own[:, None]
-        a["offset"][r, h] = np.clip(a["offset"][r, h] + rate[h][:, None] * miss, -_REACH, _REACH)
+        rate = overlap[h] * _rate(a["count"][r, h])
+        a["offset"][r, h] = np.clip(a["offset"][r, h] + rate[:, None] * miss, -_REACH, _REACH)
         a["sum"][r, h] += miss
         a["count"][r, h] += own
         # Windows of length `lead` that do not overlap.
@@ -334,7 +342,8 @@ def _observe_peaks(
         miss[only_up] = np.maximum(miss[only_up], 0)
         miss *= own[:, None]
         window = np.maximum(finish - begin, 1)
-        rate = _RATE * np.sqrt(np.minimum(np.maximum(window // PENDING, layout.step) / window, 1.0))
+        overlap = np.sqrt(np.minimum(np.maximum(window // PENDING, layout.step) / window, 1.0))
+        rate = overlap * _rate(a["peak_count"][r])
         a["peak_offset"][r] = np.clip(a["peak_offset"][r] + rate[:, None] * miss, -_REACH, _REACH)
         a["peak_sum"][r] += miss
         a["peak_count"][r] += own & whole

@@ -198,6 +198,10 @@ class Foresight:
         chosen, self.skill = skill.choose(self.skill, available)
         self.skill = skill.issue(self.skill, answers, head)
         used = skill.picked(answers, chosen)
+        if self._is_mixed:
+            # Skill is that of the window's peak. At other horizons another forecaster may be the better one, and the
+            # mixture has weights for each: the choice is about the peak alone.
+            used = dataclasses.replace(answers[0], peak=used.peak)
         self._begin(used)
         self._base, self.is_stale = calibration.apply(self.calibration, used, self.layout), False
         self.memory = Rows(self.keys, reanchor.remembered(self.memory.arrays, self._base))

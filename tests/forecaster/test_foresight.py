@@ -445,14 +445,14 @@ def test_forecasters_that_stay_keep_what_they_have_fitted() -> None:
     assert len(stays.calls) == 2
 
 
-def test_a_network_that_comes_first_leaves_rows_where_they_are_until_it_is_better() -> None:
+def test_a_network_that_comes_first_heads_the_chain_and_its_mixture_begins_anew() -> None:
     one = foresight()
     lived(one, 0, 60)
-    offset = state_of(one, "sum").copy()
+    assert state_of(one, "sum").any()
     one.take(lambda: (network("network/new"), Scripted()))
     assert one.chain.names == ("blend", "network", "persistence")
-    assert lived(one, 60, 61).model == ("persistence/1",) * 2
-    assert state_of(one, "sum").any() and state_of(one, "sum").shape == offset.shape
+    assert lived(one, 60, 61).model == ("blend/network-new",) * 2
+    assert not state_of(one, "sum").any()
 
 
 @pytest.mark.parametrize("version", ["network/old", "blend/network-old"])

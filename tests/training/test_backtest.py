@@ -168,7 +168,7 @@ def test_a_replay_at_a_stride_learns_what_it_promised() -> None:
         shares.append(float(inside.mean()))
     cold, warm = shares
     assert cold < 0.45
-    assert 0.75 < warm < 0.85
+    assert 0.72 < warm < 0.85  # of 360 forecasts in fifteen days
 
 
 def test_a_horizon_that_the_chain_does_not_have_is_refused() -> None:
