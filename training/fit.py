@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -208,16 +210,15 @@ def _precision(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
 def _save(
     path: Path, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: Mapping[str, Tensor]
 ) -> None:
+    """Tensors and two numbers: a checkpoint, too, can execute nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in average.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for name, value in state.items()}
     partial = path.with_suffix(".partial")
-    state = {
-        "version": CHECKPOINT_VERSION,
-        "step": step,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": dict(average),
-    }
-    torch.save(state, partial)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, partial, {"version": str(CHECKPOINT_VERSION), "step": str(step)})
     os.replace(partial, path)  # a run that is killed here has the old one or the new one
 
 
@@ -228,14 +229,28 @@ def _resumed(
     average: dict[str, Tensor],
     device: torch.device,
 ) -> int:
-    """The step to go on from; 0 without a checkpoint."""
+    """The step to go on from; 0 without a checkpoint. Raises ValueError for one that is damaged or of another version."""
     if path is None or not path.exists():
         return 0
-    state = torch.load(path, map_location=device, weights_only=True)  # tensors and numbers: nothing is executed
-    if state["version"] != CHECKPOINT_VERSION:
-        raise ValueError(f"{path}: checkpoint of version {state['version']}, this release writes {CHECKPOINT_VERSION}")
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    for name, tensor in state["average"].items():
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            said = file.metadata() or {}
+            if said.get("version") != str(CHECKPOINT_VERSION):
+                wrote = said.get("version", "none")
+                raise ValueError(f"{path}: checkpoint of version {wrote}, this release writes {CHECKPOINT_VERSION}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no checkpoint: {error}; remove it to begin anew") from error
+    network.load_state_dict(_part(tensors, "network/"))
+    for name, tensor in _part(tensors, "average/").items():
         average[name] = tensor.to(device)
-    return int(state["step"])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, "optimizer/").items():
+        index, _, what = name.partition("/")
+        moments.setdefault(int(index), {})[what] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+    return int(said["step"])
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

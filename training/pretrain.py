@@ -96,7 +96,7 @@ def pretrain(
         config.fit,
         device,
         _reporting(watcher),
-        checkpoint=work / "checkpoint.pt",
+        checkpoint=work / "checkpoint.safetensors",
         amp=amp,
         stopped=stopped,
     )

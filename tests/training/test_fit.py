@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from models.inputs import CANDIDATES, DISTRIBUTIONS, LEVELS, POINTS, QUERY, SERIES
 from models.network import CandidateMixer, NetworkConfig
@@ -68,17 +69,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> 
         seen += 1
         return seen == 17
 
-    path = tmp_path / "checkpoint.pt"
+    path = tmp_path / "checkpoint.safetensors"
     fit(network(), RandomOrder(data, 0), config, CPU, checkpoint=path, stopped=stopped)
     rest = fit(network(seed=9), RandomOrder(data, 0), config, CPU, checkpoint=path)  # its own weights do not matter
     for name, array in whole.items():
         np.testing.assert_allclose(rest[name], array, rtol=1e-5, atol=1e-6)
 
 
-def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
-    torch.save({"version": 99}, tmp_path / "checkpoint.pt")
+def test_a_checkpoint_of_another_version_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    path, begin = tmp_path / "checkpoint.safetensors", FitConfig(steps=1)
+    save_file({"network/x": torch.zeros(1)}, path, {"version": "99", "step": "1"})
     with pytest.raises(ValueError, match="checkpoint of version 99"):
-        fit(network(), RandomOrder(examples(), 0), FitConfig(steps=1), CPU, checkpoint=tmp_path / "checkpoint.pt")
+        fit(network(), RandomOrder(examples(), 0), begin, CPU, checkpoint=path)
+    path.write_bytes(b"not this")
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        fit(network(), RandomOrder(examples(), 0), begin, CPU, checkpoint=path)
 
 
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
