@@ -396,7 +396,9 @@ def test_rows_of_another_model_begin_with_its_back_test_and_the_others_calibrati
     assert (state_of(one, "count")[0] == start(version, one).rows.arrays["count"][0]).all()  # it is not lost
 
 
-@pytest.mark.parametrize(("version", "column"), [("blend/network-new", 0), ("network/new", 1)], ids=["mixture", "alone"])
+@pytest.mark.parametrize(
+    ("version", "column"), [("blend/network-new", 0), ("network/new", 1)], ids=["mixture", "alone"]
+)
 def test_skill_of_another_model_is_that_of_its_back_test_or_none_and_the_others_keep_theirs(
     version: str, column: int
 ) -> None:
