@@ -15,7 +15,7 @@ from models.persistence import Persistence
 from models.profile import Profile
 from models.seasonal_naive import SeasonalNaive
 
-BUNDLED = "bundled"
+BUNDLED, NONE = "bundled", "none"  # all else is the folder of an artifact
 Network = Callable[[Artifact], Forecaster]
 
 
@@ -46,10 +46,12 @@ def shipped() -> Callable[[], Sequence[Forecaster]]:
 
 
 def named(model: str) -> Callable[[], Sequence[Forecaster]]:
-    """The chain with the network that the command line names: `bundled`, or the folder of an artifact.
+    """The chain with the network that the command line names: `bundled`, `none`, or the folder of an artifact.
 
-    Raises ModelError where there is none, or a damaged one.
+    Raises ModelError where there is none at that place, or a damaged one.
     """
+    if model == NONE:
+        return forecasters()
     return shipped() if model == BUNDLED else forecasters(load(Path(model)))
 
 

@@ -334,7 +334,7 @@ def benchmark(
     only: Annotated[str | None, typer.Option(help="Families with this in their name.", metavar="FAMILY")] = None,
     models: Annotated[str | None, typer.Option(help="Some of the models, separated by commas.")] = None,
     model: Annotated[
-        str, typer.Option(help="Model of our chain: bundled, or an artifact.", metavar="PATH")
+        str, typer.Option(help="Network of our chain: bundled, none, or an artifact's folder.", metavar="PATH")
     ] = "bundled",
     series: Annotated[bool, typer.Option("--series", help="A row for each series too.")] = False,
     speed: Annotated[bool, typer.Option("--speed", help="Times forecasts of 10,000 series and of one too.")] = False,

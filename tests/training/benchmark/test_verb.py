@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 
 from forecaster.errors import InputError
+from models.chain import NONE
 from serving.cli import main
 from tests.training.benchmark.files import seasonal, sparse, walk, written
 from training.benchmark import answers, panels, run, speed
 from training.benchmark.panels import panels_of
 
 NAIVES = "seasonal_naive_day,seasonal_naive_week,persistence"
+QUICK = ("--processes", "1", "--origins", "6", "--model", NONE)
 FIGURES = {
     "series",
     "origins",
@@ -45,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    code = main(["benchmark", *arguments, "--json", "--processes", "1", "--origins", "6"])
+    code = main(["benchmark", *QUICK, *arguments, "--json"])
     out = capsys.readouterr()
     assert code == 0, out.err
     found: dict[str, Any] = json.loads(out.out)
@@ -60,7 +62,7 @@ def test_the_json_has_a_row_for_each_family_horizon_and_model(
     png = tmp_path / "picture.png"
     found = told(capsys, "--data", str(folder), "--models", f"forecaster,profile,{NAIVES},ridge", "--png", str(png))
     assert found["schemaVersion"] == 1
-    assert found["models"] == ["forecaster", "profile", *NAIVES.split(","), "ridge"]
+    assert found["models"] == ["forecaster", *NAIVES.split(","), "profile", "ridge"]
     rows = {(row["family"], row["horizon"], row["model"]): row for row in found["rows"]}
     assert {key[:2] for key in rows} == {(f, h) for f in ("shop", "jobs") for h in ("5m", "15m", "1h", "24h")}
     for row in rows.values():
@@ -90,7 +92,7 @@ def test_series_get_rows_of_their_own(folder: Path, capsys: pytest.CaptureFixtur
 
 def test_the_table_names_models_and_denominators(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(folder / "short.csv", {"young": walk(1)})
-    assert main(["benchmark", "--data", str(folder), "--models", NAIVES, "--processes", "1", "--origins", "6"]) == 0
+    assert main(["benchmark", "--data", str(folder), "--models", NAIVES, *QUICK]) == 0
     out = capsys.readouterr().out
     assert "naive week" in out
     assert "jobs" in out
@@ -107,7 +109,7 @@ def test_the_future_changes_nothing_of_earlier_answers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mine.columns, other.columns)
     names = ("seasonal_naive_day", "persistence", "ridge", "auto_ets", "fracast")
     for name in sorted(set(names) - set(answers.missing_packages(names))):
-        before, after = (answers.answer(panel, name, "bundled") for panel in (mine, other))
+        before, after = (answers.answer(panel, name, NONE) for panel in (mine, other))
         np.testing.assert_array_equal(before.values[:, :4], after.values[:, :4], err_msg=name)
         np.testing.assert_array_equal(before.upper[:, :4], after.upper[:, :4], err_msg=name)
         assert np.isfinite(before.values[0, 0, :, 1:-1]).all()
@@ -115,7 +117,7 @@ def test_the_future_changes_nothing_of_earlier_answers(tmp_path: Path) -> None:
 
 def test_two_processes_find_what_one_finds(folder: Path) -> None:
     def rows(processes: int) -> list[tuple[Any, ...]]:
-        asked = run.Asked(folder, origins=6, models=("persistence", "ridge"), processes=processes)
+        asked = run.Asked(folder, model=NONE, origins=6, models=("persistence", "ridge"), processes=processes)
         return [(row.family, row.series, row.model, row.wql, row.loss) for row in run.benchmark(asked, str).series]
 
     np.testing.assert_equal(rows(2), rows(1))
@@ -131,16 +133,22 @@ def test_a_baseline_without_its_package_is_left_out_and_named(
 
 
 def test_the_speed_of_the_chain_is_told_per_series() -> None:
-    timed = speed.measured("bundled", series=3)
+    timed = speed.measured(NONE, series=3)
     assert {(one.model, one.what) for one in timed} >= {("profile", what) for what in ("fit", "batch", "single")}
     assert all(one.seconds > 0 for one in timed)
+
+
+def test_the_network_of_an_artifact_gets_a_row_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, "--data", str(folder), "--only", "jobs", "--models", "network", "--model", "bundled")
+    assert found["models"] == ["network", "seasonal_naive_day"]
+    assert all(row["answered"] == 1 for row in found["rows"])
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["benchmark", *arguments]) == 2
+    assert main(["benchmark", *(() if "--model" in arguments else QUICK), *arguments]) == 2
     out = capsys.readouterr()
     assert out.out == ""
     assert len(out.err.splitlines()) == 1
@@ -160,9 +168,9 @@ def test_a_file_without_values_is_named(folder: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--models", "prophet"), "--models: 'prophet' is not known: write some of forecaster, profile"),
+        (("--models", "prophet"), "--models: 'prophet' is not known: write some of forecaster, seasonal_naive_day"),
         (("--only", "bank"), "--only: no family of jobs, shop has 'bank' in its name"),
-        (("--model", "/nowhere"), "'/nowhere'"),
+        (("--model", "/nowhere"), "/nowhere: "),
         (("--part", "train"), "--part"),
     ],
     ids=["model", "family", "artifact", "part"],
@@ -194,7 +202,7 @@ def test_a_picture_without_matplotlib_names_the_extra(
 
 def test_nothing_to_score_is_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written(tmp_path / "short.csv", {"young": walk(1)})
-    assert main(["benchmark", "--data", str(tmp_path), "--models", NAIVES, "--processes", "1"]) == 1
+    assert main(["benchmark", "--data", str(tmp_path), "--models", NAIVES, *QUICK]) == 1
     assert "no series could be scored" in capsys.readouterr().out
 
 
@@ -202,6 +210,6 @@ def test_a_picture_of_an_unknown_kind_is_refused(tmp_path: Path, folder: Path) -
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: no picture")
     from training.benchmark.picture import picture
 
-    found = run.benchmark(run.Asked(folder, origins=4, models=("persistence",), processes=1), str)
+    found = run.benchmark(run.Asked(folder, model=NONE, origins=4, models=("persistence",), processes=1), str)
     with pytest.raises(InputError, match="--png"):
         picture(found, tmp_path / "picture.docx")
