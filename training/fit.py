@@ -229,7 +229,7 @@ def _resumed(
     average: dict[str, Tensor],
     device: torch.device,
 ) -> int:
-    """The step to go on from; 0 without a checkpoint. Raises ValueError for one that is damaged or of another version."""
+    """The step to go on from; 0 without a checkpoint. Raises ValueError for a damaged one or one of another version."""
     if path is None or not path.exists():
         return 0
     try:
