@@ -37,10 +37,11 @@ _SAME = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Names of the forecasters in order of preference, and which one the others are measured beside."""
+    """Names of the forecasters, baselines last; what the others are measured beside, and what rows begin with."""
 
     names: tuple[str, ...]
     reference: int  # index of the one that nearly always has an answer (persistence)
+    first: int = 0  # index of the one that others must beat
 
     @property
     def version(self) -> str:
@@ -173,18 +174,18 @@ def ratios(state: Rows) -> FloatArray:
     return np.asarray((loss + _COLD * usual + _SAME) / (beside + _COLD * usual + _SAME))
 
 
-def choose(state: Rows, available: BoolArray) -> tuple[IntArray, Rows]:
+def choose(state: Rows, available: BoolArray, first: int = 0) -> tuple[IntArray, Rows]:
     """(row,) index of the forecaster to use among those `available` (row, forecaster); -1 where none is.
 
-    A row stays with its forecaster until another one's loss is clearly lower; a new row starts with the first
-    available one that the prior does not speak against.
+    A row stays with its forecaster until another one's loss is clearly lower; a new row starts with `first`, else
+    with the first of the chain that answers, unless the prior speaks against it.
     """
     ratio = np.where(np.asarray(state.arrays["windows"], dtype=np.float64) >= _LEAST_WINDOWS, ratios(state), 1.0)
     ratio = np.where(available, ratio, np.inf)
     rows = np.arange(len(ratio))
     present = np.asarray(state.arrays["chosen"], dtype=np.int64)
     lost = (present < 0) | ~available[rows, np.maximum(present, 0)]
-    preferred = available.argmax(axis=1)  # first of the chain that answers
+    preferred = np.where(available[:, first], first, available.argmax(axis=1))
     present = np.where(lost, preferred, present)
     best = ratio.argmin(axis=1)
     with np.errstate(invalid="ignore"):
@@ -196,13 +197,13 @@ def choose(state: Rows, available: BoolArray) -> tuple[IntArray, Rows]:
 
 
 def reasons(state: Rows, chain: Chain, chosen: IntArray, available: BoolArray) -> tuple[tuple[Reason, ...], ...]:
-    """(row,) `skill_below_baseline` where a later forecaster of the chain is used though the first one answers."""
+    """(row,) `skill_below_baseline` where a forecaster is used that stands behind the one that rows begin with."""
     ratio = ratios(state)
     out: list[tuple[Reason, ...]] = []
     for row, index in enumerate(chosen):
-        if index > 0 and available[row, 0]:
-            worse = ratio[row, 0] / ratio[row, index]
-            text = f"{chain.names[index]} is used: the loss of {chain.names[0]} is {worse:.2f} times as large"
+        if index > chain.first and available[row, chain.first]:
+            worse = ratio[row, chain.first] / ratio[row, index]
+            text = f"{chain.names[index]} is used: the loss of {chain.names[chain.first]} is {worse:.2f} times as large"
             out.append((Reason(ReasonCode.SKILL_BELOW_BASELINE, text),))
         else:
             out.append(())
