@@ -29,6 +29,7 @@ MEMORY_SECONDS = 7 * 86_400
 PENDING = 4
 _MARGIN = 0.95  # another forecaster is taken when its loss is at most so much of the present one's
 _LEAST_WINDOWS = 8.0  # effective windows before a measured ratio is believed at all
+_EARNED_WINDOWS = 100.0  # … of those that stand before the one that rows begin with: a back-test alone is not enough
 _COLD = 10.0  # windows' worth of "as good as the reference" in each ratio
 _PRIOR_SECONDS = 86_400  # of the newest past on which a prior is measured
 _PRIOR_MOST = 30.0  # windows that a prior may count for
@@ -180,7 +181,8 @@ def choose(state: Rows, available: BoolArray, first: int = 0) -> tuple[IntArray,
     A row stays with its forecaster until another one's loss is clearly lower; a new row starts with `first`, else
     with the first of the chain that answers, unless the prior speaks against it.
     """
-    ratio = np.where(np.asarray(state.arrays["windows"], dtype=np.float64) >= _LEAST_WINDOWS, ratios(state), 1.0)
+    least = np.where(np.arange(available.shape[1]) < first, _EARNED_WINDOWS, _LEAST_WINDOWS)
+    ratio = np.where(np.asarray(state.arrays["windows"], dtype=np.float64) >= least, ratios(state), 1.0)
     ratio = np.where(available, ratio, np.inf)
     rows = np.arange(len(ratio))
     present = np.asarray(state.arrays["chosen"], dtype=np.int64)
