@@ -211,10 +211,10 @@ def observe(state: Rows, layout: Layout, times: IntArray, values: FloatArray) ->
     judged = ~np.isnan(came)
     done = judged | (column < 0)
     a["due"][row[done], horizon[done], place[done]] = 0
-    row, horizon, place, at, came = (x[judged] for x in (row, horizon, place, at, came))
+    row, horizon, place, at = (x[judged] for x in (row, horizon, place, at))
     order = np.lexsort((at, horizon, row))
-    row, horizon, place, at, came = (x[order] for x in (row, horizon, place, at, came))
-    loss = _pinball(came, a["waiting"][row, horizon, place])  # (n, forecaster)
+    row, horizon, place, at = (x[order] for x in (row, horizon, place, at))
+    loss = _pinball(came[judged][order], a["waiting"][row, horizon, place])  # (n, forecaster)
     beside = loss[:, [layout.reference]]
     both = ~np.isnan(loss) & ~np.isnan(beside)
     loss, beside = np.where(both, loss, 0.0), np.where(both, beside, 0.0)

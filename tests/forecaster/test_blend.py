@@ -67,6 +67,7 @@ def subset(seed: int, rows: int) -> BoolArray:
 # --- laws ------------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000))
 def test_weights_sum_to_one_over_those_that_answer(seed: int) -> None:
     available = subset(seed, 20)
@@ -76,6 +77,7 @@ def test_weights_sum_to_one_over_those_that_answer(seed: int) -> None:
     np.testing.assert_allclose(weights.sum(axis=2), np.repeat(available.any(axis=1)[:, None], 2, axis=1), atol=1e-12)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000), st.sampled_from([1e-4, 1e3, 1e12]))
 def test_weights_do_not_depend_on_the_unit_of_the_series(seed: int, scale: float) -> None:
     state = anything(seed, 5)
@@ -86,6 +88,7 @@ def test_weights_do_not_depend_on_the_unit_of_the_series(seed: int, scale: float
     np.testing.assert_allclose(scaled, mine, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000))
 def test_a_mixture_never_crosses_and_lies_between_its_parts(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -107,6 +110,7 @@ def test_a_mixture_never_crosses_and_lies_between_its_parts(seed: int) -> None:
             assert (whole[row] <= mine.max(axis=0) * (1 + 1e-9)).all()
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10_000), st.integers(0, 2))
 def test_where_only_one_answers_the_mixture_equals_it(seed: int, one: int) -> None:
     values = np.full((3, 4, 3, len(LEVELS)), np.nan)
@@ -236,7 +240,7 @@ def test_a_forecast_that_is_judged_late_does_not_turn_time_back() -> None:
 # --- what is kept ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20)
+@settings(deadline=None, max_examples=50)
 @given(st.permutations(["a", "b", "c"]), st.integers(0, 10_000))
 def test_rows_that_move_keep_their_weights_and_new_ones_have_the_prior(keys: list[str], seed: int) -> None:
     state = anything(seed, 3)
