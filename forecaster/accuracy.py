@@ -6,6 +6,7 @@ Pure functions of arrays; NaN among the observed means "no sample" and never cou
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -28,6 +29,15 @@ def quantile_loss(observed: FloatArray, forecast: FloatArray, levels: FloatArray
         raise ValueError("a quantile level lies strictly between 0 and 1")
     miss = observed[..., None] - forecast
     return np.asarray(np.where(miss >= 0, levels * miss, (levels - 1) * miss))
+
+
+def mean_quantile_losses(observed: FloatArray, forecasts: FloatArray, levels: Sequence[float]) -> FloatArray:
+    """(n, forecaster) quantile loss of several forecasts of the same, the mean over `levels`; NaN where either is.
+
+    observed (n,), forecasts (n, forecaster, level).
+    """
+    beside = np.broadcast_to(np.asarray(observed)[:, None], forecasts.shape[:2])
+    return np.asarray(quantile_loss(beside, forecasts, np.asarray(levels)).mean(axis=-1))
 
 
 def wql(observed: FloatArray, forecast: FloatArray, levels: FloatArray) -> float:

@@ -5,8 +5,8 @@ Weights are those of exponentially weighted aggregation (Vovk; Cesa-Bianchi and 
 Games", 2006): exp(-η · excess loss), with η growing with the root of the number of windows that were judged, losses in
 units of the reference's on the same windows, fading over seven days, and a prior that stands for a few windows. Where
 fewer windows of a forecaster than of the best one were judged, or the other way round, the fewer count for its η: a
-newcomer neither takes a row over by its prior nor is shut out by it. The mixture is a forecaster of the chain like the
-others: it is used where its measured skill says so (forecaster.skill).
+newcomer neither takes a row over by its prior nor is shut out by it. The mixture gives the values at all horizons; for
+the peak over the window of a decision it is one of those to choose from (forecaster.skill).
 
 The state is a Rows of arrays; functions are pure and return a new one.
 """
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecaster import calibration
+from forecaster.accuracy import mean_quantile_losses
 from forecaster.domain import BoolArray, FloatArray, Forecast, IntArray
 from forecaster.reasons import Reason
 from forecaster.rows import Rows
@@ -214,7 +215,7 @@ def observe(state: Rows, layout: Layout, times: IntArray, values: FloatArray) ->
     row, horizon, place, at, came = row[judged], horizon[judged], place[judged], at[judged], came[judged]
     order = np.lexsort((at, horizon, row))
     row, horizon, place, at, came = row[order], horizon[order], place[order], at[order], came[order]
-    loss = _pinball(came, a["waiting"][row, horizon, place])  # (n, forecaster)
+    loss = mean_quantile_losses(came, a["waiting"][row, horizon, place], LEVELS)  # (n, forecaster)
     beside = loss[:, [layout.reference]]
     both = ~np.isnan(loss) & ~np.isnan(beside)
     loss, beside = np.where(both, loss, 0.0), np.where(both, beside, 0.0)
@@ -226,10 +227,3 @@ def observe(state: Rows, layout: Layout, times: IntArray, values: FloatArray) ->
             a[name][r, h] = a[name][r, h] * fade + amount[turn] / PENDING
         a["updated_at"][r, h] = np.maximum(before, at[turn])
     return Rows(state.keys, a)
-
-
-def _pinball(came: FloatArray, said: NDArray[np.float32]) -> FloatArray:
-    """(n, forecaster) mean pinball loss over LEVELS; NaN where either is."""
-    levels = np.array(LEVELS)
-    miss = came[:, None, None] - said.astype(np.float64)
-    return np.asarray(np.where(miss >= 0, levels * miss, (levels - 1) * miss).mean(axis=-1))

@@ -125,7 +125,7 @@ def apply(state: Rows, forecast: Forecast, layout: Layout | None = None) -> Fore
     (rearrangement: Chernozhukov, Fernandez-Val and Galichon, 2010). A row that was nowhere negative stays so.
     """
     a = state.arrays
-    mine: BoolArray = np.equal(a["model"], _codes(forecast.model)).reshape(-1, 1)
+    mine: BoolArray = np.equal(a["model"], codes_of(forecast.model)).reshape(-1, 1)
     move = _offsets(a["offset"], a["sum"], a["count"], forecast.levels) * mine[:, :, None]
     if layout is not None:
         move = np.asarray(between(layout.horizons, forecast.horizons) @ move)
@@ -180,7 +180,8 @@ def code(model: str) -> int:
     return zlib.crc32(model.encode())
 
 
-def _codes(models: Sequence[str]) -> NDArray[np.uint32]:
+def codes_of(models: Sequence[str]) -> NDArray[np.uint32]:
+    """(row,) `code` of each row's forecaster."""
     codes = {name: code(name) for name in set(models)}
     return np.array([codes[name] for name in models], dtype=np.uint32)
 
@@ -195,7 +196,7 @@ def issue(state: Rows, forecast: Forecast, now: int) -> Rows:
     """
     layout = Layout.of(forecast)
     a = _copied(state)
-    codes = _codes(forecast.model)
+    codes = codes_of(forecast.model)
     given = ~np.isnan(forecast.values[:, 0, 0])
     changed = given & (np.asarray(a["model"]) != codes)
     a["model"] = np.where(given, codes, a["model"]).astype(np.uint32)

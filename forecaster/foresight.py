@@ -291,8 +291,10 @@ class Foresight:
 
     def _begin(self, used: Forecast) -> None:
         """Rows that have just got a model which was taken begin where it says."""
+        if not self._beginning:
+            return
         given = np.array([reason is None for reason in used.missing], dtype=np.bool_)
-        codes = np.array([calibration.code(model) for model in used.model], dtype=np.uint32)
+        codes = calibration.codes_of(used.model)
         for code, measured in self._beginning.items():
             rows = given & (codes == code) & (np.asarray(self.calibration.arrays["model"]) != code)
             if rows.any():

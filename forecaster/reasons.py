@@ -96,7 +96,7 @@ ADVICE: dict[ReasonCode, tuple[str, str]] = {
         "Read the log line of the load; roll the registry's alias back.",
     ),
     ReasonCode.SKILL_BELOW_BASELINE: (
-        "Over the last seven days a simpler forecaster did better, and is used.",
+        "Over the last seven days a simpler forecaster did better at the peak, and gives it.",
         "Nothing; it is re-measured all the time.",
     ),
     ReasonCode.CALIBRATING: (

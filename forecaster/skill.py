@@ -2,8 +2,8 @@
 
 Skill is the pinball loss of the window's upper quantiles (LEVELS), raw, as each forecaster gave them, discounted over
 seven days. A loss counts only beside the reference's loss on the same windows, so that forecasters with different
-pasts can be compared. Calibration is not part of it: it follows the chosen forecaster, and a change starts it anew
-(forecaster.calibration), which is why a change needs a margin.
+pasts can be compared. Calibration is not part of it. What it learned of a peak was learned of the forecaster before,
+which is why a change needs a margin.
 The state is a Rows of arrays; functions are pure and return a new one.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecaster import calibration
+from forecaster.accuracy import mean_quantile_losses
 from forecaster.domain import BoolArray, Context, FloatArray, Forecast, IntArray, SeriesBatch
 from forecaster.quantiles import at_level
 from forecaster.reasons import Reason, ReasonCode
@@ -135,7 +136,8 @@ def observe(state: Rows, chain: Chain, step: int, times: IntArray, values: Float
         some = turn[low[turn] >= 0]
         if len(some):
             top = _tops(values, row[some], low[some], high[some])
-            _score(a, chain, row[some], end[some], _pinball(top, a["waiting"][row[some], place[some]]))
+            loss = mean_quantile_losses(top, a["waiting"][row[some], place[some]], LEVELS)
+            _score(a, chain, row[some], end[some], loss)
     return Rows(state.keys, a)
 
 
@@ -158,13 +160,6 @@ def _score(a: dict[str, NDArray[Any]], chain: Chain, row: IntArray, end: IntArra
     a["beside"][row] = a["beside"][row] * fade + weight * np.where(both, loss[:, [chain.reference]], 0)
     a["windows"][row] = a["windows"][row] * fade + weight * both
     a["updated_at"][row] = np.maximum(a["updated_at"][row], end)
-
-
-def _pinball(top: FloatArray, quantiles: FloatArray) -> FloatArray:
-    """(n, forecaster) mean pinball loss over LEVELS of top (n,); NaN where either is."""
-    levels = np.array(LEVELS)
-    miss = top[:, None, None] - quantiles
-    return np.asarray(np.where(miss >= 0, levels * miss, (levels - 1) * miss).mean(axis=-1))
 
 
 def ratios(state: Rows) -> FloatArray:
@@ -270,7 +265,7 @@ def with_prior(
             taken = np.where(context.masked[:, columns], np.nan, taken)
         inside = np.arange(longest)[None, :] < windows[:, None]
         top = np.where(inside, taken, -np.inf).max(axis=1)
-        loss = _pinball(top, np.stack([_peaks(answer) for answer in answers], axis=1))
+        loss = mean_quantile_losses(top, np.stack([_peaks(answer) for answer in answers], axis=1), LEVELS)
         both = ~np.isnan(loss) & ~np.isnan(loss[:, [chain.reference]]) & new[:, None]
         a["loss"] += worth * np.where(both, loss, 0)
         a["beside"] += worth * np.where(both, loss[:, [chain.reference]], 0)

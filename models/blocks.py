@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from forecaster.domain import BoolArray, Context, FloatArray, IntArray
+from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray
 from forecaster.reasons import Reason, ReasonCode
 from models.wall_clock import DAY
 
@@ -105,6 +105,31 @@ def notes_of(gates: NDArray[np.int8]) -> tuple[tuple[Reason, ...], ...]:
         return ()
     said = (Reason(ReasonCode.CONSTANT_SERIES),)
     return tuple(said if gate == Gate.CONSTANT else () for gate in gates)
+
+
+def forecast_of(
+    context: Context,
+    request: ForecastRequest,
+    values: FloatArray,
+    peak: FloatArray,
+    gate: NDArray[np.int8],
+    version: str,
+) -> Forecast:
+    """values (row, horizon, level) and peak (row, level) as a forecast; rows that are gated become NaN, in place."""
+    gone = gate >= Gate.SHORT
+    values[gone], peak[gone] = np.nan, np.nan
+    return Forecast(
+        origin=context.fine.origin,
+        step=context.fine.step,
+        horizons=request.horizons,
+        levels=tuple(request.levels),
+        values=values,
+        peak=peak,
+        windows=request.windows,
+        model=(version,) * len(values),
+        missing=missing_of(gate),
+        notes=notes_of(gate),
+    )
 
 
 def blocks_of(context: Context, rows: IntArray) -> Iterator[Block]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecaster.domain import BoolArray, FloatArray, IntArray
+from models.empirical import sample_quantiles
 
 
 def taken(values: FloatArray, columns: IntArray) -> FloatArray:
@@ -63,16 +64,7 @@ def middle(values: FloatArray) -> FloatArray:
 
 def quantiles(values: FloatArray, levels: Sequence[float]) -> FloatArray:
     """(row, level) of values (row, sample), leaving NaN out; rows without a sample are NaN."""
-    if not values.shape[1]:
-        return np.full((len(values), len(levels)), np.nan, dtype=np.float32)
-    ordered = np.sort(values, axis=1)  # NaN goes last
-    count = (~np.isnan(ordered)).sum(axis=1)[:, None]
-    last = np.maximum(count - 1, 0)
-    place = np.clip(np.asarray(levels)[None, :] * count - 0.5, 0, last)
-    low = place.astype(np.int64)
-    at_low = np.take_along_axis(ordered, low, axis=1)
-    at_high = np.take_along_axis(ordered, np.minimum(low + 1, last), axis=1)
-    return np.asarray((at_low + (place - low) * (at_high - at_low)).astype(np.float32))
+    return np.asarray(sample_quantiles(values, np.asarray(levels)), dtype=np.float32)
 
 
 def moving_mean(values: FloatArray, before: int, after: int) -> FloatArray:
@@ -112,6 +104,7 @@ def bounded(values: FloatArray, available: BoolArray) -> NDArray[np.float32]:
 
 
 def between(left: FloatArray, right: FloatArray, share: FloatArray) -> FloatArray:
+    """`share` of the way from left to right; the other one where one is missing."""
     mixed = left + share * (right - left)
     mixed = np.where(np.isnan(right), left, mixed)
     return np.asarray(np.where(np.isnan(left), right, mixed))

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray
-from models.blocks import Block, Gate, missing_of, nodes_of, notes_of
+from models.blocks import Block, Gate, forecast_of, nodes_of
 from models.empirical import TABLE_LEVELS, level_weights, sample_quantiles
 from models.fits import Arrays
 from models.live_rows import LiveRows
@@ -91,17 +91,4 @@ def predict(context: Context, request: ForecastRequest, fitted: Arrays, version:
         top = rule.peak(live, windows)[:, None]
         table = live.parameter("peak_table", live.between_nodes(windows[:, None] * live.step + live.gap)) @ weights
         peak[part] = live.finished(top[:, :, None] + table)[:, 0]
-    gone = gate >= Gate.SHORT
-    values[gone], peak[gone] = np.nan, np.nan
-    return Forecast(
-        origin=context.fine.origin,
-        step=context.fine.step,
-        horizons=request.horizons,
-        levels=levels,
-        values=values,
-        peak=peak,
-        windows=request.windows,
-        model=(version,) * rows,
-        missing=missing_of(gate),
-        notes=notes_of(gate),
-    )
+    return forecast_of(context, request, values, peak, gate, version)

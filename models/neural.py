@@ -17,7 +17,7 @@ from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, In
 from forecaster.errors import ModelError
 from models import inputs
 from models.artifact import Artifact, digest
-from models.blocks import LEAST_SAMPLES, Gate, missing_of, notes_of
+from models.blocks import LEAST_SAMPLES, Gate, forecast_of
 from models.empirical import level_weights
 from models.fits import Arrays, FitCache
 from models.inputs import LEVELS, Inputs, Queries
@@ -81,20 +81,7 @@ class Neural:
                 list(pool.map(one, work))
         else:
             list(map(one, work))
-        gone = gate >= Gate.SHORT
-        values[gone], peak[gone] = np.nan, np.nan
-        return Forecast(
-            origin=context.fine.origin,
-            step=context.fine.step,
-            horizons=request.horizons,
-            levels=levels,
-            values=values,
-            peak=peak,
-            windows=request.windows,
-            model=(self.version,) * rows,
-            missing=missing_of(gate),
-            notes=notes_of(gate),
-        )
+        return forecast_of(context, request, values, peak, gate, self.version)
 
     def forget(self, series: Collection[SeriesKey]) -> None:
         """Measures these series anew at the next call."""

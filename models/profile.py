@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesKey
 from models import wall_clock
-from models.blocks import HOUR, MINUTE, Block, Gate, blocks_of, missing_of, nodes_of, notes_of, season_of
+from models.blocks import HOUR, MINUTE, Block, Gate, blocks_of, forecast_of, nodes_of, season_of
 from models.empirical import TABLE_LEVELS, combined, level_weights, median_regression, sample_quantiles
 from models.extremes import maximum_of, running_maxima
 from models.fits import Arrays, FitCache, changed_kind
+from models.gaps import between, smoothed, taken
 from models.live_rows import LiveRows
 from models.wall_clock import DAY
 
@@ -72,7 +73,7 @@ class _Past:
         x = block.coarse
         self.width = x.shape[1]
         self.first = int(block.coarse_times[0])
-        self.smooth = _smoothed(x) if cs <= 600 else x
+        self.smooth = smoothed(x) if cs <= 600 else x
         known = ~np.isnan(x)
         self.sums, self.counts = _running(np.where(known, x, 0.0)), _running(known)
         jump = np.abs(np.diff(x, axis=1, prepend=np.nan))
@@ -105,7 +106,7 @@ class _Past:
         local = times + wall_clock.utc_offsets(self.block.timezone, times)
         share = ((local % DAY) % cs / cs).astype(np.float32)
         here = self._profile(local)
-        return here if not share.any() else _between(here, self._profile(local + cs), share)
+        return here if not share.any() else between(here, self._profile(local + cs), share)
 
     def _profile(self, local: IntArray) -> FloatArray:
         day = np.clip(local // DAY - self.day0, 0, self.days)
@@ -125,23 +126,8 @@ def _read_at(values: FloatArray, times: IntArray, past: _Past) -> FloatArray:
     offset = times - past.first
     low = offset // past.block.coarse_step
     share = (offset % past.block.coarse_step / past.block.coarse_step).astype(np.float32)
-    here = _columns(values, low)
-    return here if not share.any() else _between(here, _columns(values, low + 1), share)
-
-
-def _columns(values: FloatArray, columns: IntArray) -> FloatArray:
-    """(row, n) values at the columns, NaN outside."""
-    taken = values[:, np.clip(columns, 0, values.shape[1] - 1)]
-    outside = (columns < 0) | (columns >= values.shape[1])
-    if outside.any():
-        taken[:, outside] = np.nan
-    return taken
-
-
-def _between(left: FloatArray, right: FloatArray, share: FloatArray) -> FloatArray:
-    mixed = left + share * (right - left)
-    mixed = np.where(np.isnan(right), left, mixed)
-    return np.asarray(np.where(np.isnan(left), right, mixed))
+    here = taken(values, low)
+    return here if not share.any() else between(here, taken(values, low + 1), share)
 
 
 def _running(values: FloatArray | BoolArray) -> FloatArray:
@@ -157,20 +143,6 @@ def _window_mean(sums: FloatArray, counts: FloatArray, columns: IntArray, count:
     n = counts[:, high] - counts[:, low]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(((sums[:, high] - sums[:, low]) / np.where(n > 0, n, np.nan)).astype(np.float32))
-
-
-def _smoothed(x: FloatArray) -> FloatArray:
-    """Weights 1, 2, 1 over neighbours that are known; NaN stays where the middle and both sides are missing."""
-    known = ~np.isnan(x)
-    value = np.where(known, x, 0).astype(np.float32)
-    weight = known.astype(np.float32)
-    total, mass = 2 * value, 2 * weight
-    total[:, 1:] += value[:, :-1]
-    mass[:, 1:] += weight[:, :-1]
-    total[:, :-1] += value[:, 1:]
-    mass[:, :-1] += weight[:, 1:]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(mass > 0, total / mass, np.nan))
 
 
 def _usual_distance(away: FloatArray) -> FloatArray:
@@ -486,7 +458,7 @@ class _NodeFits:
         for node in which:
             ahead = self.ahead(int(node), origins)
             columns = origins.columns + ahead
-            target = _columns(origins.values, columns)
+            target = taken(origins.values, columns)
             inputs, complete = self.inputs(origins, ahead * origins.step)
             good = origins.usable & ~np.isnan(target)
             weight = self._weights(good, complete)
@@ -708,21 +680,7 @@ def predict(context: Context, request: ForecastRequest, fitted: Arrays, version:
             some = slice(start, start + _HORIZON_BLOCK)
             values[part, some] = live.values(np.asarray(request.horizons[some]), weights)
         peak[part] = live.peak(np.asarray(request.windows)[part], weights)
-    gone = gate >= Gate.SHORT
-    values[gone], peak[gone] = np.nan, np.nan
-    missing = missing_of(gate)
-    return Forecast(
-        origin=context.fine.origin,
-        step=context.fine.step,
-        horizons=request.horizons,
-        levels=levels,
-        values=values,
-        peak=peak,
-        windows=request.windows,
-        model=(version,) * rows,
-        missing=missing,
-        notes=notes_of(gate),
-    )
+    return forecast_of(context, request, values, peak, gate, version)
 
 
 class _Live(LiveRows):
@@ -784,7 +742,7 @@ class _Live(LiveRows):
         local = times + wall_clock.utc_offsets(zone, times)
         share = ((local % DAY) % self.cs / self.cs).astype(np.float32)
         here = self._profile(local, members, at_origin)
-        return here if not share.any() else _between(here, self._profile(local + self.cs, members, at_origin), share)
+        return here if not share.any() else between(here, self._profile(local + self.cs, members, at_origin), share)
 
     def _profile(self, local: IntArray, members: IntArray, at_origin: bool) -> FloatArray:
         slots = self.fitted["day"].shape[1]
@@ -810,7 +768,7 @@ class _Live(LiveRows):
         low, share = np.broadcast_to(low, (len(members), low.shape[1])), share
         if not share.any():
             return self._smooth_at(low, members)
-        return _between(self._smooth_at(low, members), self._smooth_at(low + 1, members), share)
+        return between(self._smooth_at(low, members), self._smooth_at(low + 1, members), share)
 
     def _smooth_at(self, columns: IntArray, members: IntArray) -> FloatArray:
         whole = np.full((len(self.rows), columns.shape[1]), -1, dtype=np.int64)

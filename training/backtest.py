@@ -121,14 +121,18 @@ def replay(
             rows, keys = present, tuple(series.keys[row] for row in present.tolist())
             foresight.align(tuple(f"{key.workload}/{key.role}" for key in keys), keys)
             windows = np.full(len(rows), window, dtype=np.int64)
-        context = past.at(column, rows)
-        foresight.observe(context, windows)
-        foresight.run(context, windows, complete=True)
-        at = np.full(len(rows), int(context.fine.origin.timestamp()), dtype=np.int64)
-        newest = np.asarray(context.fine.values[:, -1], dtype=np.float64)
-        out.keep(column, rows, foresight.issue(context.fine.origin, newest, at, (None,) * len(rows)))
+        out.keep(column, rows, issued_at(foresight, past.at(column, rows), windows, complete=True))
         done((count + 1) / len(stations))
     return out.finished()
+
+
+def issued_at(foresight: Foresight, context: Context, windows: IntArray, *, complete: bool) -> Forecast:
+    """What the live chain issues at the end of `context`: it learns from what came since, forecasts, calibrates."""
+    foresight.observe(context, windows)
+    foresight.run(context, windows, complete)
+    at = np.full(len(windows), int(context.fine.origin.timestamp()), dtype=np.int64)
+    newest = np.asarray(context.fine.values[:, -1], dtype=np.float64)
+    return foresight.issue(context.fine.origin, newest, at, (None,) * len(windows))
 
 
 def run(

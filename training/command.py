@@ -19,6 +19,7 @@ from forecaster.tidy import TidySeries, read_tidy
 from models import artifact
 from models.artifact import Artifact, TrainingData
 from training import tracking
+from training.benchmark.panels import files_of
 from training.fit import device_of
 from training.pretrain import PretrainConfig, Watcher, pretrain
 from training.tracking import Run
@@ -111,11 +112,8 @@ def _tuned(asked: Asked, groups: list[SeriesGroup], watch: _Watch, stop: list[bo
 
 def groups_of(folder: Path, stamps_end: bool) -> list[SeriesGroup]:
     """The series of all tidy files of a folder, those on one grid together. Raises InputError where there is none."""
-    files = [folder] if folder.is_file() else sorted(p for p in folder.glob("*") if p.suffix in (".parquet", ".csv"))
-    if not files:
-        raise InputError(f"--data: {folder} holds no .parquet or .csv file")
     by_grid: dict[tuple[int, int, int], list[Any]] = {}
-    for path in files:
+    for path in files_of(folder, only=None):
         for series in read_tidy(path, stamps_end):
             times, values = _gridded(path, series)
             by_grid.setdefault((series.usual_step, int(times[0]), len(times)), []).append(values)

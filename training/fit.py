@@ -49,7 +49,7 @@ class FitConfig:
 
 
 class Source(Protocol):
-    """Gives examples for ever; `position` is enough to go on from the same place."""
+    """Gives examples for ever."""
 
     def batch(self, step: int, size: int) -> Examples:
         """The batch of a step: a function of the step alone, so that a resumed run sees what it would have seen."""

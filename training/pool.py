@@ -34,12 +34,12 @@ def build(
     processes: int = 1,
     done: Callable[[], None] = lambda: None,
 ) -> list[Path]:
-    """The paths of all shards, made where they are not there yet; `done` is called for each.
+    """The paths of all shards, which are made where they are not there yet; `done` is called for each.
 
     Raises InputError where the folder holds a pool of another seed or sampling.
     """
     _claim(folder, {"version": POOL_VERSION, "seed": seed, **asdict(sampling)})
-    paths = [folder / f"shard-{index:05d}" for index in range(groups)]
+    paths = paths_of(folder, groups)
     missing = [index for index, path in enumerate(paths) if not path.is_dir()]
     for _ in range(groups - len(missing)):
         done()
@@ -54,6 +54,11 @@ def build(
             future.result()
             done()
     return paths
+
+
+def paths_of(folder: Path, groups: int) -> list[Path]:
+    """Where the shards of a pool lie, made or not."""
+    return [folder / f"shard-{index:05d}" for index in range(groups)]
 
 
 def read(paths: Iterable[Path]) -> Examples:
@@ -75,15 +80,19 @@ def read(paths: Iterable[Path]) -> Examples:
 def _make(path: Path, seed: int, index: int, sampling: Sampling) -> None:
     group = synthetic.group(seed, index)
     rng = np.random.default_rng((seed, index, len(group.values) + 1))  # a stream that no series of the group has
-    names = [recipe.name for recipe in synthetic.RECIPES]
-    kind = np.array([names.index(name) for name in group.kinds])
-    series = SeriesGroup(group.values, group.step, group.first_end, group.timezone, group.saturated, kind)
-    examples = examples_of(series, sampling, rng)
+    examples = examples_of(series_of(group), sampling, rng)
     draft = path.with_suffix(f".{os.getpid()}")
     draft.mkdir(parents=True, exist_ok=True)
     for name in _NAMES:
         np.save(draft / f"{name}.npy", getattr(examples, name))
     draft.replace(path)
+
+
+def series_of(group: synthetic.SyntheticGroup) -> SeriesGroup:
+    """A synthetic group as examples are made of it."""
+    names = [recipe.name for recipe in synthetic.RECIPES]
+    kind = np.array([names.index(name) for name in group.kinds])
+    return SeriesGroup(group.values, group.step, group.first_end, group.timezone, group.saturated, kind)
 
 
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:

@@ -132,7 +132,7 @@ def _pool(
         pool.build(folder, seed, groups, sampling, processes, lambda: watcher.advanced(1, {}))
     if group.world > 1:
         torch.distributed.barrier()
-    return pool.build(folder, seed, groups, sampling)
+    return pool.paths_of(folder, groups)
 
 
 def _reporting(watcher: Watcher) -> Report:

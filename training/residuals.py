@@ -12,6 +12,7 @@ from forecaster.domain import Context, IntArray
 from forecaster.foresight import Foresight, Make
 from forecaster.skill import until
 from models.artifact import Residuals
+from training.backtest import issued_at
 
 SPAN = timedelta(days=1)
 STRIDE = timedelta(minutes=15)
@@ -38,13 +39,7 @@ def measured(
     first = max(width - 1 - SPAN // step, width // 2)
     columns = range(first, width, stride)
     for done, column in enumerate(columns):
-        past = until(context, column)
-        foresight.observe(past, windows)
-        foresight.run(past, windows, complete=False)
-        head = int(past.fine.origin.timestamp())
-        at = np.full(len(keys), head, dtype=np.int64)
-        newest = np.asarray(past.fine.values[:, -1], dtype=np.float64)
-        foresight.issue(past.fine.origin, newest, at, (None,) * len(keys))
+        issued_at(foresight, until(context, column), windows, complete=False)
         progress((done + 1) / len(columns))
     foresight.observe(context, windows)
     column = foresight.chain.names.index(blend.NAME)

@@ -21,6 +21,7 @@ from models.artifact import Artifact, DataRange, TrainingData, digest
 from models.network import NetworkConfig, artifact_of, network_of
 from training import synthetic
 from training.fit import FitConfig, RandomOrder, Report, fit, loss_of
+from training.pool import series_of
 from training.pretrain import arrays_of
 from training.windows import Examples, Sampling, SeriesGroup, examples_of, joined
 
@@ -115,8 +116,7 @@ def _with_replay(train: Examples, config: TuneConfig, seed: int) -> Examples:
     rng = np.random.default_rng((seed, 13))
     parts = []
     for index in range(config.replay_groups):
-        group = synthetic.group(seed, index)
-        series = SeriesGroup(group.values, group.step, group.first_end, group.timezone, group.saturated)
+        series = series_of(synthetic.group(seed, index))
         parts.append(arrays_of(examples_of(series, Sampling(origins=8), rng)))
     replay = joined(parts)
     wanted = round(len(train) * config.replay / (1 - config.replay))

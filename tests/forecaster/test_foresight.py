@@ -455,6 +455,20 @@ def test_a_network_that_comes_first_heads_the_chain_and_its_mixture_begins_anew(
     assert not state_of(one, "sum").any()
 
 
+def test_the_mixture_gives_the_values_and_the_proven_forecaster_the_peak() -> None:
+    def high(forecast: Forecast) -> Forecast:
+        return dataclasses.replace(forecast, values=2 * forecast.values, peak=2 * forecast.peak)
+
+    one = foresight(Scripted("network/x"), Scripted("profile/1", high), Scripted())
+    known = context(0)
+    one.run(known, WINDOWS, complete=False)
+    plain = Scripted().forecast(known, ForecastRequest(one.horizons, LEVELS, WINDOWS))
+    given = one.frozen()
+    np.testing.assert_allclose(given.peak, 2 * plain.peak)
+    assert (given.values > plain.values).all() and (given.values < 2 * plain.values).all()
+    assert given.model == ("blend/network-x",) * 2
+
+
 @pytest.mark.parametrize("version", ["network/old", "blend/network-old"])
 def test_the_same_chain_again_changes_nothing(version: str) -> None:
     one = foresight(network("network/old"), Scripted())
