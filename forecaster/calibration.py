@@ -5,8 +5,9 @@ a level that was exceeded moves up and one that was not moves down, so that in t
 the level says: quantile tracking with a saturating integrator (Angelopoulos, Candes and Tibshirani, "Conformal PID
 control for time series prediction", 2023, arXiv 2307.16895). The forecaster is the scorecaster.
 
-Rules: feedback only when a forecast came due, and only by real samples; a masked or saturated sample never moves a
-level down (served load is a lower bound of demand, and an incident must not teach us calm), but coverage counts it.
+Rules: feedback only when a forecast came due, and only by real samples; a saturated sample never moves a level down
+(served load is a lower bound of demand), a masked one moves none (an incident must teach neither calm nor storm), but
+coverage counts both.
 Forecasts waiting for their time are thinned to about PENDING a horizon, and steps are smaller where they overlap.
 A row whose forecaster changes starts with its offsets at 0, that is with the new forecaster's own residuals; what
 the old one had waiting still counts for coverage, never for the offsets.
@@ -237,6 +238,14 @@ def issue(state: Rows, forecast: Forecast, now: int) -> Rows:
 # --- feedback ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Samples (row, time) that may not teach all that they say."""
+
+    masked: BoolArray  # nothing at all
+    saturated: BoolArray  # no calm
+
+
 def observe(
     state: Rows,
     layout: Layout,
@@ -254,17 +263,15 @@ def observe(
     if not len(times):
         return state
     a = _copied(state)
-    held = np.zeros(values.shape, dtype=np.bool_)
-    for flags in (masked, saturated):
-        if flags is not None:
-            held |= flags
+    none = np.zeros(values.shape, dtype=np.bool_)
+    held = Held(none if masked is None else masked, none if saturated is None else saturated)
     _observe_values(a, layout, times, values, held)
     _observe_peaks(a, layout, times, values, held)
     return Rows(state.keys, a)
 
 
 def _observe_values(
-    a: dict[str, NDArray[Any]], layout: Layout, times: IntArray, values: FloatArray, held: BoolArray
+    a: dict[str, NDArray[Any]], layout: Layout, times: IntArray, values: FloatArray, held: Held
 ) -> None:
     first, last = int(times[0]), int(times[-1])
     due = np.asarray(a["due"])
@@ -293,7 +300,9 @@ def _observe_values(
         r, h, q = row[turn], horizon[turn], np.asarray(a["waiting"])[row[turn], horizon[turn], place[turn]]
         own = np.asarray(a["by_model"])[r, h, place[turn]] == np.asarray(a["model"])[r]
         miss = (y[turn][:, None] > q) - (1 - levels)
-        miss[held[r, column[turn]]] = np.maximum(miss[held[r, column[turn]]], 0)
+        full = held.saturated[r, column[turn]]
+        miss[full] = np.maximum(miss[full], 0)
+        own &= ~held.masked[r, column[turn]]
         miss *= own[:, None]
         rate = overlap[h] * _rate(a["count"][r, h])
         a["offset"][r, h] = np.clip(a["offset"][r, h] + rate[:, None] * miss, -_REACH, _REACH)
@@ -311,9 +320,7 @@ def _observe_values(
                 a["hits"][r, h, i] = a["hits"][r, h, i] * (1 - _FORGET) + hit
 
 
-def _observe_peaks(
-    a: dict[str, NDArray[Any]], layout: Layout, times: IntArray, values: FloatArray, held: BoolArray
-) -> None:
+def _observe_peaks(a: dict[str, NDArray[Any]], layout: Layout, times: IntArray, values: FloatArray, held: Held) -> None:
     first, last = int(times[0]), int(times[-1])
     due = np.asarray(a["peak_due"]).astype(np.int64)
     passed = (due > 0) & (due <= last)
@@ -332,15 +339,16 @@ def _observe_peaks(
     levels = np.array(layout.levels)
     for turn in turns(row):
         r, p = row[turn], place[turn]
-        top, whole, any_held = _tops(values, held, r, low[turn], high[turn])
+        top, whole, full, masked = _tops(values, held, r, low[turn], high[turn])
         known = ~np.isnan(top)
-        r, p, top, whole, any_held = r[known], p[known], top[known], whole[known], any_held[known]
+        r, p, top, whole, full, masked = r[known], p[known], top[known], whole[known], full[known], masked[known]
         begin, finish = start[turn][known], end[turn][known]
         q = np.asarray(a["peak_waiting"])[r, p]
         own = np.asarray(a["peak_by_model"])[r, p] == np.asarray(a["model"])[r]
         miss = (top[:, None] > q) - (1 - levels)
-        only_up = any_held | ~whole
+        only_up = full | ~whole
         miss[only_up] = np.maximum(miss[only_up], 0)
+        own &= ~masked
         miss *= own[:, None]
         window = np.maximum(finish - begin, 1)
         overlap = np.sqrt(np.minimum(np.maximum(window // PENDING, layout.step) / window, 1.0))
@@ -356,9 +364,10 @@ def _observe_peaks(
 
 
 def _tops(
-    values: FloatArray, held: BoolArray, rows: IntArray, low: IntArray, high: IntArray
-) -> tuple[FloatArray, BoolArray, BoolArray]:
-    """(n,) maximum of what is known in columns low … high, whether all is, and whether a held sample is among them."""
+    values: FloatArray, held: Held, rows: IntArray, low: IntArray, high: IntArray
+) -> tuple[FloatArray, BoolArray, BoolArray, BoolArray]:
+    """(n,) maximum of what is known in columns low … high, whether all is, and whether a saturated and whether a masked
+    sample is among them."""
     longest = int((high - low).max(initial=0)) + 1
     columns = low[:, None] + np.arange(longest)
     inside = columns <= high[:, None]
@@ -367,7 +376,8 @@ def _tops(
     missing = np.isnan(taken)
     top = np.where(missing, -np.inf, taken).max(axis=1, initial=-np.inf)
     top = np.where(np.isfinite(top), top, np.nan)
-    return top, np.asarray(~missing.any(axis=1)), np.asarray((held[rows[:, None], columns] & inside).any(axis=1))
+    full, masked = ((flags[rows[:, None], columns] & inside).any(axis=1) for flags in (held.saturated, held.masked))
+    return top, np.asarray(~missing.any(axis=1)), np.asarray(full), np.asarray(masked)
 
 
 def turns(groups: IntArray) -> list[IntArray]:

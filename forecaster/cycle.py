@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forecaster import calibration
+from forecaster.anomaly import feedback
 from forecaster.cluster_facts import with_hpas
 from forecaster.domain import (
     LOAD,
@@ -96,6 +97,8 @@ class Cycle:
         self._events: tuple[Event, ...] = ()
         self._overrides: tuple[Override, ...] = ()
         self._notices: list[Reason] = []
+        self._judged: tuple[Incident, ...] = ()
+        self._timezones: dict[str, str] = {}
         self._series: tuple[SeriesKey, ...] = ()
         self._row_of: dict[str, int] = {}
         self._resources: dict[str, list[int]] = {}
@@ -168,7 +171,8 @@ class Cycle:
             if one.role != LOAD:
                 self._resources.setdefault(one.workload, []).append(row)
         if others:
-            self._exclude()
+            self._timezones = {one.name: one.spec.timezone for one in reading.workloads}
+            self._teach()
         return others
 
     def _step_forward(
@@ -380,6 +384,15 @@ class Cycle:
 
     def set_events(self, events: Sequence[Event]) -> None:
         self._events = tuple(events)
+        self._exclude()
+
+    def set_feedback(self, incidents: Sequence[Incident]) -> None:
+        """All incidents of which people said what they were."""
+        self._judged = tuple(incidents)
+        self._teach()
+
+    def _teach(self) -> None:
+        self._vigil.teach(feedback.taught(self._judged, self._timezones))
         self._exclude()
 
     def set_overrides(self, overrides: Sequence[Override]) -> None:

@@ -253,13 +253,42 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Incident:
-    """One group of anomalies, opened and closed."""
+class Part:
+    """What one series contributes to an incident; fields as those of `Incident`."""
 
     id: str
     workload: str
+    role: str
+    kind: str
+    direction: str
+    severity: str
+    opened_at: datetime
+    onset: datetime
+    closed_at: datetime | None
+    score: float
+    threshold: float
+    observed: float
+    expected_low: float
+    expected_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Nearby:
+    """Something that happened around the onset of an incident: evidence, no proof."""
+
+    kind: str  # of an Event, or "replicas" | "hpa"
+    at: datetime
+    text: str  # for people
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One group of anomalies, opened and closed. Its numbers are those of its worst series."""
+
+    id: str
+    workload: str  # name, or "*" where many workloads alarm at once
     role: str  # which series
-    kind: str  # "residual" | "data_fault" | …
+    kind: str  # "residual" | "data_fault" | … | "common_cause"
     direction: str  # "up" | "down" | "none"
     severity: str  # "info" | "warning" | "critical"
     opened_at: datetime
@@ -271,6 +300,29 @@ class Incident:
     expected_high: float
     sentence: str  # for people
     feedback: str | None = None  # real | false_alarm | expected
+    threshold: float = 0.0  # score above which it was opened; 0 where a rule opens, not a score
+    parts: tuple[Part, ...] = ()  # the series that contribute, worst first; () before grouping
+    nearby: tuple[Nearby, ...] = ()
+    cause: str | None = None  # id of the incident of the whole fleet that it is part of
+
+    def part(self) -> Part:
+        """Itself as what a single series contributes."""
+        return Part(
+            self.id,
+            self.workload,
+            self.role,
+            self.kind,
+            self.direction,
+            self.severity,
+            self.opened_at,
+            self.onset,
+            self.closed_at,
+            self.score,
+            self.threshold,
+            self.observed,
+            self.expected_low,
+            self.expected_high,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ class Foresight:
         self._seen = 0  # grid time of the last observation
         self._saturated: deque[tuple[int, BoolArray]] = deque(maxlen=256)  # by grid time
         self._base: Forecast | None = None  # calibrated, not re-anchored
+        self._hidden: BoolArray | None = None  # (row,) rows whose sample at its origin was kept from the forecasters
         self.remarks: Remarks | None = None
         self.rejected: Counter[str] = Counter()  # forecaster -> rows that it lost to an error or to nonsense
         self._beginning: dict[int, Starts | None] = {}  # model code -> where rows that get this model begin
@@ -189,6 +190,7 @@ class Foresight:
 
     def run(self, context: Context, windows: IntArray, complete: bool) -> None:
         """Runs the forecasters on `context`. `complete`: the past is all there, so that a back-test says something."""
+        self._hidden = None if context.masked is None else context.masked[:, -1].copy()
         request = ForecastRequest(self.horizons, LEVELS, windows)
         if complete:
             self._first_skill(context, windows)
@@ -233,7 +235,7 @@ class Foresight:
         """
         assert self._base is not None, "run comes first"
         tau = reanchor.memory_seconds(self.memory.arrays, self._step, self._far)
-        forecast = without(reanchor.reanchored(self._base, now, newest, newest_at, tau), blocked)
+        forecast = without(reanchor.reanchored(self._base, now, newest, newest_at, tau, self._hidden), blocked)
         followed = dataclasses.replace(
             forecast, horizons=self._followed, values=forecast.values[:, self._places], notes=()
         )

@@ -29,18 +29,21 @@ def reanchored(
     newest: FloatArray,
     newest_at: IntArray,
     memory_seconds: FloatArray | float = DEFAULT_MEMORY_SECONDS,
+    hidden: BoolArray | None = None,
 ) -> Forecast:
     """Q'(u) = Q(u) + exp(-(u - now) / tau) (newest - median(now)), for values and peak; DESIGN section 6.
 
     newest (row,) in the unit of the series, newest_at (row,) Unix seconds; memory_seconds is tau, (row,) or one for
-    all. A row moves only when its newest sample is later than the forecast's origin and a number. The peak's window is
-    [now, now + window]: it moves by what the middle of the window moves, and is never below the newest load.
+    all. A row moves only when its newest sample is a number that the forecaster has not seen: later than the forecast's
+    origin, or at it and kept out of learning (`hidden`, (row,)), for what is flagged must scale all the same. The
+    peak's window is [now, now + window]: it moves by what the middle of the window moves, and is never below the newest load.
     A forecast that was nowhere negative stays so.
     """
     origin, step = forecast.origin.timestamp(), forecast.step.total_seconds()
     medians = forecast.values[:, :, forecast.levels.index(0.5)]  # (row, horizon)
     tau = np.maximum(np.broadcast_to(np.asarray(memory_seconds, dtype=np.float64), (len(medians),)), 1.0)
-    moved = (newest_at > origin) & np.isfinite(newest) & ~np.isnan(medians[:, 0])
+    unseen = newest_at > origin if hidden is None else (newest_at > origin) | (hidden & (newest_at >= origin))
+    moved = unseen & np.isfinite(newest) & ~np.isnan(medians[:, 0])
     if not moved.any():
         return forecast
     ahead = (now.timestamp() - origin) / step

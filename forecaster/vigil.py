@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 
-from forecaster.anomaly import follow
+from forecaster.anomaly import feedback, follow
+from forecaster.anomaly.feedback import NOTHING, Taught
+from forecaster.anomaly.incidents import named
 from forecaster.chunks import Span
 from forecaster.domain import BoolArray, FloatArray, Forecast, Incident, SeriesKey
 from forecaster.foresight import HOUR
@@ -39,6 +42,19 @@ class Vigil:
         self.excluded: dict[str, list[Span]] = {}  # row key -> (after, until]
         self.faults: tripwires.Faults | None = None
         self.followed: follow.Followed | None = None
+        self._taught = NOTHING
+
+    def teach(self, taught: Taught) -> None:
+        """What people said of incidents, all of it; counts from the next step on."""
+        if taught == self._taught:
+            return
+        self._taught = taught
+        self._anomalies = follow.with_other_budget(self._anomalies)
+        for key in list(self.excluded):
+            spans = feedback.without(self.excluded[key], taught.harmless.get(named(key), ()))
+            self.excluded[key] = spans
+            if not spans:
+                del self.excluded[key]
 
     def align(self, keys: tuple[str, ...], series: tuple[SeriesKey, ...]) -> None:
         """Takes another list of rows."""
@@ -93,7 +109,9 @@ class Vigil:
             fault_words=faults.describe,
         )
         self.faults = faults
-        found = follow.follow(self._anomalies, seen, self.per_week, self._step)
+        before, expected = follow.as_expected(self._anomalies, self._taught.expected, head)
+        found = follow.follow(before, seen, self.per_week, self._step, self._taught)
+        found = replace(found, closed=(*expected, *found.closed))
         begun = self.new_regime()
         self.followed = follow.begun_anew(found, begun, head)
         self._anomalies = self.followed.state

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Protocol
 
-from forecaster.domain import Event, Override
+from forecaster.domain import Event, Incident, Override
 from forecaster.publication import Publication
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
@@ -65,6 +65,7 @@ class CycleLike(Protocol):
     def decision_records(self) -> Sequence[DecisionRecord]: ...
     def set_events(self, events: Sequence[Event]) -> None: ...
     def set_overrides(self, overrides: Sequence[Override]) -> None: ...
+    def set_feedback(self, incidents: Sequence[Incident]) -> None: ...
 
 
 # --- when ------------------------------------------------------------------------------------------------------------
@@ -298,7 +299,7 @@ class Loop:
         self._board.publish(rendered)
 
     def _hand_over(self) -> None:
-        """Events and overrides that changed since the last cycle."""
+        """Events, overrides and feedback, where they changed since the last cycle."""
         if self._store is None:
             return
         self._store.refresh()
@@ -307,6 +308,7 @@ class Loop:
         self._revision = self._store.revision
         self._cycle.set_events(tuple(self._store.events.values()))
         self._cycle.set_overrides(tuple(self._store.overrides.values()))
+        self._cycle.set_feedback(self._store.judged())
 
     def _notice_jumps(self, now: datetime, monotonic: float) -> None:
         if self._last is not None:

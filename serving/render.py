@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from forecaster.domain import Event, Incident, Override, Recommendation
+from forecaster.domain import Event, Incident, Override, Part, Recommendation
 from forecaster.errors import InputError
 from forecaster.publication import Publication, WorkloadStatus
 from forecaster.quantiles import at_level
@@ -312,11 +312,35 @@ def incident_json(one: Incident) -> Json:
         "onset": one.onset,
         "closedAt": one.closed_at,
         "score": one.score,
+        "threshold": one.threshold,
         "observed": one.observed,
         "expectedLow": one.expected_low,
         "expectedHigh": one.expected_high,
         "sentence": one.sentence,
         "feedback": one.feedback,
+        "contributing": [part_json(part) for part in one.parts],
+        "nearby": [{"kind": near.kind, "at": near.at, "text": near.text} for near in one.nearby],
+        "commonCause": one.cause,
+    }
+
+
+def part_json(one: Part) -> Json:
+    """One series that contributes to an incident."""
+    return {
+        "id": one.id,
+        "workload": one.workload,
+        "series": one.role,
+        "kind": one.kind,
+        "direction": one.direction,
+        "severity": one.severity,
+        "openedAt": one.opened_at,
+        "onset": one.onset,
+        "closedAt": one.closed_at,
+        "score": one.score,
+        "threshold": one.threshold,
+        "observed": one.observed,
+        "expectedLow": one.expected_low,
+        "expectedHigh": one.expected_high,
     }
 
 

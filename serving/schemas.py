@@ -289,7 +289,9 @@ class RecommendationsOut(Answer):
     made_at: datetime | None
 
 
-class IncidentOut(Answer):
+class PartOut(Answer):
+    """One series that contributes to an incident."""
+
     id: str
     workload: str
     series: str
@@ -299,12 +301,29 @@ class IncidentOut(Answer):
     opened_at: datetime
     onset: datetime
     closed_at: datetime | None
-    score: float | None
+    score: float | None = Field(description="Highest so far: -log10 of the calibrated p-value.")
+    threshold: float | None = Field(description="Score above which it was opened; 0 where a rule opens, not a score.")
     observed: float | None
     expected_low: float | None
     expected_high: float | None
+
+
+class NearbyOut(Answer):
+    """What happened around the onset of an incident: evidence, no proof."""
+
+    kind: str = Field(description="deploy, holiday, outage, incident, other, replicas or hpa.")
+    at: datetime
+    text: str
+
+
+class IncidentOut(PartOut):
+    """One incident: what alarmed together in one workload. Its numbers are those of its worst series."""
+
     sentence: str
     feedback: str | None
+    contributing: list[PartOut] = Field(description="The series that it is made of, worst first.")
+    nearby: list[NearbyOut]
+    common_cause: str | None = Field(description="Id of the incident of the whole fleet that it is part of.")
 
 
 class IncidentsOut(Answer):

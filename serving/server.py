@@ -321,6 +321,7 @@ class Service:
         cycle.take_model(served.make, served.starts)
         cycle.set_events(tuple(self.store.events.values()))
         cycle.set_overrides(tuple(self.store.overrides.values()))
+        cycle.set_feedback(self.store.judged())
         return cycle
 
     def _loop(self) -> Loop:

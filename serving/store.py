@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from forecaster.domain import Event, Incident, Override
+from forecaster.domain import Event, Incident, Nearby, Override, Part
 from forecaster.errors import InputError, StoreError
 from forecaster.rows import Rows
 
@@ -133,7 +133,7 @@ class Store:
         self._shares_connection = self.is_sqlite and self.file is None  # in memory: there is only one
         self._token = ""  # of the collections as they were last read or written
         self.degraded: str | None = None  # why writing does not work, in words
-        self.revision = 0  # of events and overrides: the loop hands them on when it changes
+        self.revision = 0  # of events, overrides and feedback: the loop hands them on when it changes
         self._lock = threading.RLock()  # the pending writes and the collections
         self._writing = threading.Lock()  # one flush at a time; held without `_lock` while the disk works
         self._pending: OrderedDict[tuple[str, str], dict[str, Any] | None] = OrderedDict()  # None: delete
@@ -292,18 +292,27 @@ class Store:
                 if known is not None and one.feedback is None and known.feedback is not None:
                     one = replace(one, feedback=known.feedback)
                 if one != known:
+                    if one.feedback is not None:  # how long it lasted is part of what was said
+                        self.revision += 1
                     self.incidents[one.id] = one
                     self._put_small("incidents", one.id, one.workload, one.opened_at, _incident_json(one))
 
     def set_feedback(self, incident: str, feedback: str) -> Incident | None:
+        """The incident as it is then; None where there is none. Saying the same again changes nothing."""
         with self._lock:
             known = self.incidents.get(incident)
-            if known is None:
-                return None
+            if known is None or known.feedback == feedback:
+                return known
             known = replace(known, feedback=feedback)
             self.incidents[incident] = known
+            self.revision += 1
             self._put_small("incidents", known.id, known.workload, known.opened_at, _incident_json(known))
             return known
+
+    def judged(self) -> tuple[Incident, ...]:
+        """Incidents of which people said what they were."""
+        with self._lock:
+            return tuple(one for one in self.incidents.values() if one.feedback is not None)
 
     def put_event(self, event: Event) -> None:
         with self._lock:
@@ -758,24 +767,44 @@ def _at(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _incident_json(one: Incident) -> dict[str, Any]:
-    numbers = {name: repr(float(getattr(one, name))) for name in ("score", "observed", "expected_low", "expected_high")}
-    texts = ("id", "workload", "role", "kind", "direction", "severity", "sentence", "feedback")
-    times = ("opened_at", "onset", "closed_at")
+_NUMBERS = ("score", "threshold", "observed", "expected_low", "expected_high")
+_TIMES = ("opened_at", "onset", "closed_at")
+_PART_TEXTS = ("id", "workload", "role", "kind", "direction", "severity")
+
+
+def _part_json(one: Incident | Part) -> dict[str, Any]:
     return {
-        **{name: getattr(one, name) for name in texts},
-        **numbers,
-        **{name: _stamp(getattr(one, name)) for name in times},
+        **{name: getattr(one, name) for name in _PART_TEXTS},
+        **{name: repr(float(getattr(one, name))) for name in _NUMBERS},
+        **{name: _stamp(getattr(one, name)) for name in _TIMES},
+    }
+
+
+def _part_fields(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a part or an incident; releases before the second schema wrote no threshold."""
+    fields: dict[str, Any] = {name: told[name] for name in _PART_TEXTS}
+    fields |= {name: float(told.get(name, 0.0)) for name in _NUMBERS}
+    return fields | {name: _moment(told[name]) for name in _TIMES}
+
+
+def _incident_json(one: Incident) -> dict[str, Any]:
+    return {
+        **_part_json(one),
+        **{name: getattr(one, name) for name in ("sentence", "feedback", "cause")},
+        "parts": [_part_json(part) for part in one.parts],
+        "nearby": [{"kind": near.kind, "at": _stamp(near.at), "text": near.text} for near in one.nearby],
     }
 
 
 def _incident(told: Mapping[str, Any]) -> Incident:
-    fields: dict[str, Any] = dict(told)
-    for name in ("score", "observed", "expected_low", "expected_high"):
-        fields[name] = float(told[name])
-    for name in ("opened_at", "onset", "closed_at"):
-        fields[name] = _moment(told[name])
-    return Incident(**fields)
+    return Incident(
+        **_part_fields(told),
+        sentence=told["sentence"],
+        feedback=told["feedback"],
+        cause=told.get("cause"),
+        parts=tuple(Part(**_part_fields(part)) for part in told.get("parts", ())),
+        nearby=tuple(Nearby(near["kind"], _at(near["at"]), near["text"]) for near in told.get("nearby", ())),
+    )
 
 
 def _event_json(one: Event) -> dict[str, Any]:

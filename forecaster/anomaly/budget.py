@@ -44,14 +44,16 @@ def shares(keys: Sequence[str], budget: float) -> FloatArray:
 
 def rolled(
     state: Arrays,
-    keys: Sequence[str],
     score: FloatArray,
     counts: BoolArray,
     now: int,
     step_seconds: float,
-    budget: float,
+    per_week: FloatArray,
 ) -> Arrays:
-    """Takes in the scores of one step (row,), where `counts`; renews thresholds when a day is over."""
+    """Takes in the scores of one step (row,), where `counts`; renews thresholds when a day is over.
+
+    `per_week` (row,): false alarms that each row may spend (`shares`, as feedback has moved them).
+    """
     today = now // DAY
     day = np.asarray(state["day"], dtype=np.int64)
     day_max, seen = np.array(state["day_max"]), np.array(state["day_seen"], dtype=np.float64)
@@ -72,7 +74,7 @@ def rolled(
     day_max = np.where(counted, np.fmax(day_max, score), day_max).astype(np.float32)
     threshold: FloatArray = np.asarray(state["threshold"], dtype=np.float64)
     if turned.any() or np.isnan(threshold).any():
-        threshold = thresholds(np.asarray(maxima, dtype=np.float64), shares(keys, budget), step_seconds)
+        threshold = thresholds(np.asarray(maxima, dtype=np.float64), per_week, step_seconds)
     return {
         "day": np.maximum(day, today),
         "day_max": day_max,

@@ -8,7 +8,7 @@ flash crowd that is flagged still scales.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from forecaster.anomaly import budget, datafault, incidents, residual
+from forecaster.anomaly.feedback import NOTHING, Taught
 from forecaster.domain import BoolArray, FloatArray, Incident, IntArray
 from forecaster.rows import Arrays, Rows
 from forecaster.scaling.record import from_json, to_json
 
 STATE_VERSION = 1
+RESIDUAL = "residual"
 MOST_EXCLUDED = 0.2  # share of a row's time that its own incidents may keep out of learning
 _WEEK = 7 * 86_400.0
 
@@ -82,13 +84,22 @@ def start(keys: Sequence[str], before: AnomalyState | None = None) -> AnomalySta
     rows = before.rows.aligned(keys, blank())
     if rows is before.rows:
         return before
-    # what the pool of the fleet says changes with the fleet
-    threshold = np.full(len(rows.keys), math.nan)
-    return replace(before, rows=Rows(rows.keys, {**rows.arrays, "threshold": threshold}))
+    return with_other_budget(replace(before, rows=rows))  # what the pool of the fleet says changes with the fleet
 
 
-def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float = 60.0) -> Followed:
-    """Scores one step of samples and opens and closes incidents. `per_week`: false alarms per workload and week."""
+def with_other_budget(state: AnomalyState) -> AnomalyState:
+    """The same; the next step learns the thresholds anew."""
+    threshold = np.full(len(state.rows.keys), math.nan)
+    return replace(state, rows=Rows(state.rows.keys, {**state.rows.arrays, "threshold": threshold}))
+
+
+def follow(
+    state: AnomalyState, seen: Seen, per_week: float, step_seconds: float = 60.0, taught: Taught = NOTHING
+) -> Followed:
+    """Scores one step of samples and opens and closes incidents. `per_week`: false alarms per workload and week.
+
+    `taught` is what people said of earlier incidents; after it has changed, `with_other_budget` makes it count at once.
+    """
     if per_week <= 0:
         raise ValueError("the alarm budget must be above 0")
     a, keys, now = state.rows.arrays, state.rows.keys, seen.now
@@ -106,11 +117,16 @@ def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float
     score = residual.calibrated(np.asarray(a["past"]), s)
 
     allowed = ~seen.masked & (seen.faults == 0)
+    names = [incidents.named(key) for key in keys] if taught is not NOTHING else []
     shares = budget.shares(keys, per_week)
-    pacing = budget.rolled(a, keys, score, allowed, now, step_seconds, per_week)
+    if names:
+        shares = shares * taught.factors(names, RESIDUAL)
+    pacing = budget.rolled(a, score, allowed, now, step_seconds, shares)
     threshold = budget.in_force(pacing)
     with np.errstate(invalid="ignore"):
         hot = allowed & (score > threshold)
+    if names and hot.any():
+        hot &= ~taught.suppressed(names, RESIDUAL, now, s > 0, x)
     side = np.where(s < 0, -1, 1).astype(np.int64)
     machine, opened, closed, accepted = incidents.moved(a, score, side, x, median, hot, now)
     pacing["alarms"] = budget.with_alarms(np.asarray(pacing["alarms"]), opened, now)
@@ -168,6 +184,24 @@ def begun_anew(found: Followed, rows: BoolArray, now: int) -> Followed:
     )
 
 
+def as_expected(state: AnomalyState, ids: Collection[str], now: int) -> tuple[AnomalyState, tuple[Incident, ...]]:
+    """(state, closed): open incidents in `ids` are as people expect them.
+
+    Their rows stand as after acceptance: no alarm as long as the level stays.
+    """
+    gone = {key: one for key, one in state.open.items() if one.id in ids}
+    if not gone:
+        return state, ()
+    rows = np.array([key in gone for key in state.rows.keys], dtype=np.bool_)
+    arrays = dict(state.rows.arrays)
+    arrays["status"] = np.where(rows, int(incidents.Status.ACCEPTED), arrays["status"])
+    arrays["status_at"] = np.where(rows, float(now), np.asarray(arrays["status_at"], dtype=np.float64))
+    at = datetime.fromtimestamp(now, UTC)
+    closed = tuple(replace(one, closed_at=at, sentence=f"{one.sentence}; expected") for one in gone.values())
+    still = {key: one for key, one in state.open.items() if key not in gone}
+    return replace(state, rows=Rows(state.rows.keys, arrays), open=still), closed
+
+
 def dump(state: AnomalyState) -> tuple[Rows, list[dict[str, Any]]]:
     """The arrays, and the open incidents as JSON: what a restart needs."""
     told = [{"key": key, "incident": to_json(incident)} for key, incident in state.open.items()]
@@ -220,6 +254,7 @@ def _incidents(
                 incident,
                 score=float(score[row]),
                 severity=incidents.severity(float(score[row]), float(threshold[row])),
+                threshold=float(threshold[row]),
                 observed=float(observed[row]),
                 expected_low=float(low[row]),
                 expected_high=float(high[row]),
@@ -238,7 +273,7 @@ def _incidents(
         values = (float(observed[new_row]), float(low[new_row]), float(high[new_row]))
         incident = incidents.opened_incident(
             keys[new_row],
-            "residual",
+            RESIDUAL,
             now,
             onset,
             float(score[new_row]),

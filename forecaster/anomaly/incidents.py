@@ -131,6 +131,7 @@ def opened_incident(
         expected_low=low,
         expected_high=high,
         sentence="",
+        threshold=threshold,
     )
     return replace(incident, sentence=sentence(incident))
 

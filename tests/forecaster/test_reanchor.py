@@ -136,3 +136,13 @@ def test_tau_is_always_between_its_limits(
 ) -> None:
     tau = reanchor.memory_seconds({"with_itself": itself, "with_later": later, "pairs": pairs}, step, far)
     assert ((tau >= SHORTEST_MEMORY) & (tau <= LONGEST_MEMORY)).all()
+
+
+def test_a_sample_that_was_kept_from_the_forecaster_moves_its_forecast_too() -> None:
+    """What is flagged as an anomaly, or marked by people, is hidden from the model and must scale all the same."""
+    newest, at = np.array([150.0, 150.0]), np.full(2, ORIGIN)
+    moved = reanchored(flat(), NOW, newest, at, 600.0, np.array([True, False]))
+    assert moved.values[0, 0, 1] > 140 and moved.peak[0, 1] >= 149
+    np.testing.assert_array_equal(moved.values[1], flat().values[1])  # that one was seen
+    stale = reanchored(flat(), NOW, newest, at - 60, 600.0, np.array([True, True]))
+    np.testing.assert_array_equal(stale.values, flat().values)

@@ -204,6 +204,7 @@ class FakeCycle:
     floor: int = 4
     events: Sequence[Event] = ()
     overrides: Sequence[Override] = ()
+    judged: Sequence[Incident] = ()
     history: FakeHistory = field(default_factory=FakeHistory)
     before_end: Callable[[], object] = lambda: None
 
@@ -229,3 +230,6 @@ class FakeCycle:
 
     def set_overrides(self, overrides: Sequence[Override]) -> None:
         self.overrides = overrides
+
+    def set_feedback(self, incidents: Sequence[Incident]) -> None:
+        self.judged = incidents

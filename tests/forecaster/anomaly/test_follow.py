@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecaster.anomaly import budget, residual
+from forecaster.anomaly.feedback import NOTHING
 from forecaster.anomaly.follow import AnomalyState, Followed, Seen, dump, follow, restore, start
 from forecaster.domain import FloatArray, Incident
 from forecaster.scaling.tripwires import FaultKind
@@ -50,7 +51,7 @@ def step(
         faults=changes.get("faults", np.zeros(rows, dtype=np.int64)),
         fault_words=changes.get("words", lambda _row: "half of it is missing"),
     )
-    return follow(state, seen, changes.get("per_week", 0.1), seconds)
+    return follow(state, seen, changes.get("per_week", 0.1), seconds, changes.get("taught", NOTHING))
 
 
 def run(values: Iterable[float], state: AnomalyState | None = None, first: int = 0, **changes: Any) -> list[Followed]:
