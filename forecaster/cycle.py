@@ -18,6 +18,7 @@ import numpy as np
 
 from forecaster import calibration
 from forecaster.anomaly import feedback
+from forecaster.anomaly.gathering import Gathering
 from forecaster.cluster_facts import with_hpas
 from forecaster.domain import (
     LOAD,
@@ -64,6 +65,7 @@ class Cycle:
         "incidents": 1,
         "tripwires": 1,
         "excluded": 1,
+        "groups": 1,
         "risk": 1,
         "decision": decision.STATE_VERSION,
         "decision_merged": 1,
@@ -103,7 +105,7 @@ class Cycle:
         self._row_of: dict[str, int] = {}
         self._resources: dict[str, list[int]] = {}
         self._decided: list[Decided] = []
-        self._closed: tuple[Incident, ...] = ()
+        self._gathering = Gathering(self._step)
         self._count = 0
         self._recent: Recent | None = None
         self.reading: Reading | None = None  # of the last cycle; holds until the next
@@ -122,7 +124,7 @@ class Cycle:
         scaled = self._deciding.gather(reading.workloads, self._row_of, reading.facts, reading.capacity)
         saturated = self._deciding.saturated(scaled, reading.newest)
         self._remember_saturation(reading, scaled, saturated)
-        self._closed = ()
+        self._gathering.begin()
         for name in ("calibrate", "anomaly", "forecast", "decide"):
             spent[name] = 0.0
         if reading.new_column or other_rows or self._foresight.is_stale:
@@ -146,7 +148,7 @@ class Cycle:
             workloads=tuple(self._statuses(reading, known, scaled)),
             forecast=forecast,
             recommendations=tuple(one for made in decisions if (one := made.to_recommendation()) is not None),
-            incidents=(*self._vigil.open_incidents(), *self._closed),
+            incidents=self._gathering.all,
             stations=spent,
             clock_skew_seconds=reading.clock_skew_seconds,
             notices=notices,
@@ -211,7 +213,9 @@ class Cycle:
         before = {key: list(spans) for key, spans in self._vigil.excluded.items()}
         self._vigil.step(head, observed, reading.series_count, ready, masked, reading.reasons)
         assert self._vigil.followed is not None
-        self._closed = self._vigil.followed.closed
+        facts = {one.workload.name: one.facts for one in scaled if one.facts is not None}
+        found = (*self._vigil.open_incidents(), *self._vigil.followed.closed)
+        self._gathering.step(found, facts, self._events, reading.now, len(reading.workloads))
         self._foresight.restart(self._vigil.new_regime())
         if self._vigil.excluded == before:
             return False
@@ -412,7 +416,12 @@ class Cycle:
 
     def dump(self) -> Mapping[str, Rows]:
         """All that a restart needs besides the history."""
-        return {**self._foresight.dump(), **self._vigil.dump(), **self._deciding.dump()}
+        return {
+            **self._foresight.dump(),
+            **self._vigil.dump(),
+            **self._gathering.dump(),
+            **self._deciding.dump(),
+        }
 
     def restore(self, states: Mapping[str, Rows]) -> None:
         """Takes what `dump` gave, before the first cycle. Raises ValueError or KeyError where it does not fit."""
@@ -420,6 +429,7 @@ class Cycle:
             self._notices.append(Reason(ReasonCode.CALIBRATING, text))
         try:
             self._vigil.restore(states)
+            self._gathering.restore(states)
         except InputError as error:
             raise ValueError(str(error)) from error
         self._deciding.restore(states)

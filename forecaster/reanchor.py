@@ -36,7 +36,8 @@ def reanchored(
     newest (row,) in the unit of the series, newest_at (row,) Unix seconds; memory_seconds is tau, (row,) or one for
     all. A row moves only when its newest sample is a number that the forecaster has not seen: later than the forecast's
     origin, or at it and kept out of learning (`hidden`, (row,)), for what is flagged must scale all the same. The
-    peak's window is [now, now + window]: it moves by what the middle of the window moves, and is never below the newest load.
+    peak's window is [now, now + window]: it moves by what the middle of the window moves, and is never below the
+    newest load.
     A forecast that was nowhere negative stays so.
     """
     origin, step = forecast.origin.timestamp(), forecast.step.total_seconds()
