@@ -18,7 +18,6 @@ from forecaster.config_yaml import Document, Mark
 from forecaster.config_yaml import Path as Loc
 
 LONGEST_VALUE = 120  # characters shown of a value
-_NOT_YET = frozenset({("alarms", "webhooks"), ("alarms", "alertmanager")})
 _LAST = Mark(2**31, 0)  # variables come after the file
 
 
@@ -129,8 +128,6 @@ def _missing(path: Loc) -> Problem:
 
 
 def _unknown(path: Loc) -> Problem:
-    if path[-2:] in _NOT_YET:
-        return Problem(path, "is not in this release", "remove the line", of_key=True)
     section = model_at(path[:-1])
     known = [one.key for one in entries(section)] if section else []
     near = values.closest(str(path[-1]), known)

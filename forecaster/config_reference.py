@@ -39,7 +39,10 @@ workloads:
   - forEach: [namespace, app]        # a template: one workload for each combination of labels, read by one query
     load: sum by (namespace, app) (rate(http_requests_total[1m]))
     scale: {hpa: "{namespace}/{app}", capacityPerReplica: 120}
-alarms: {falseAlarmsPerWorkloadPerWeek: 0.1}
+alarms:
+  falseAlarmsPerWorkloadPerWeek: 0.1
+  webhooks:
+    - {name: on-call, url: "https://hooks.example.com/forecaster", secretFile: /run/secrets/hooks/key}
 """
 
 _INTRODUCTION = f"""\
@@ -57,7 +60,7 @@ Everything has a default but what is marked *required*. Unknown and repeated key
 **Errors** come one a line, in the order of the file: `FILE:LINE:COLUMN: path.of.field: VALUE what is wrong: write X`.
 
 **Reload.** The file is read again when its content changes, between two cycles. A bad one keeps the old configuration.
-What is not beneath `workloads` takes effect after a restart.
+What is not beneath `workloads`, save the alarm budget, takes effect after a restart.
 
 **Environment.** `FORECASTER_` and the path of a single value in capitals, words parted by `_`, levels by `__`,
 overrides the file: `FORECASTER_STEP=30s`, `FORECASTER_PROMETHEUS__URL`, `FORECASTER_SERVER__PORT`,

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from forecaster import config_values as values
 from forecaster.config_values import bad
 from forecaster.config_workloads import WorkloadConfig
-from forecaster.config_written import FILE, FLAG, FOLDER, TEXT, ConfigModel, Written, count, duration, not_null
+from forecaster.config_written import FILE, FLAG, FOLDER, NAME, TEXT, ConfigModel, Written, count, duration, not_null
 from forecaster.domain import WorkloadSpec
 
 # --- Prometheus ------------------------------------------------------------------------------------------------------
@@ -114,8 +114,36 @@ class KubernetesConfig(ConfigModel):
     """Only HPAs of these namespaces are read; empty: of all. Set it where the service has a Role and no ClusterRole."""
 
 
+class WebhookConfig(ConfigModel):
+    """An address that is told of incidents."""
+
+    name: Annotated[str, Written(values.short_name, "letters, digits and . _ -", NAME)]
+    """What it is called in metrics and logs."""
+    url: Annotated[str | None, Written(values.http_url, "http(s)://host[:port][/path]"), Field(repr=False)] = None
+    """Address that incidents are posted to. No redirect is followed, and nothing is sent to link-local addresses."""
+    url_file: Annotated[Path | None, FILE] = None
+    """File that holds the address, instead of `url`, where the address is a secret. Read for each request."""
+    secret_file: Annotated[Path | None, FILE] = None
+    """File with the key that requests are signed with (HMAC-SHA256, header `webhook-signature`). Read for each request,
+    so a rotated key counts at once."""
+    least_severity: Annotated[
+        str, Written(values.choice("info", "warning", "critical"), "info, warning or critical")
+    ] = "info"
+    """Incidents below it are not told. `info` tells all, as the alarm budget counts them."""
+    timeout: Annotated[timedelta, duration("100ms", "1m")] = timedelta(seconds=10)
+    """How long an attempt may wait for an answer."""
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Self:
+        if (self.url is None) == (self.url_file is None):
+            what = "stands beside url" if self.url is not None else "is missing"
+            write = "only one of them" if self.url is not None else "url: http(s)://…, or urlFile: the path of a file"
+            raise bad(what, write, "", ("urlFile",) if self.url is not None else ("url",))
+        return self
+
+
 class AlarmsConfig(ConfigModel):
-    """How many alarms are too many."""
+    """How many alarms are too many, and who is told of incidents."""
 
     false_alarms_per_workload_per_week: Annotated[
         float,
@@ -126,6 +154,21 @@ class AlarmsConfig(ConfigModel):
         ),
     ] = 0.1
     """Alarm budget of one workload over all kinds of alarm. More notices smaller anomalies, and more that are none."""
+    webhooks: tuple[WebhookConfig, ...] = ()
+    """Addresses that are told when an incident opens, worsens and closes. Another list takes effect after a restart."""
+    alertmanager: Annotated[str | None, Written(values.http_url, "http(s)://host[:port][/path]", none="off")] = None
+    """Address of an Alertmanager (API v2) that incidents are sent to. While it is set, the rule on incidents in
+    `deploy/base/rules.yaml` keeps silent, so that nobody is told twice. Takes effect after a restart."""
+
+    @field_validator("webhooks")
+    @classmethod
+    def _names_differ(cls, webhooks: tuple[WebhookConfig, ...]) -> tuple[WebhookConfig, ...]:
+        names = [one.name for one in webhooks]
+        for i, name in enumerate(names):
+            if name in names[:i] or name == "alertmanager":
+                what = "is the name of another one" if name in names[:i] else "is the name of Alertmanager"
+                raise bad(what, "another name", name, (i, "name"))
+        return webhooks
 
 
 class ServerConfig(ConfigModel):
@@ -141,6 +184,10 @@ class ServerConfig(ConfigModel):
     """Certificate (PEM) to serve HTTPS with; together with `tlsKeyFile`."""
     tls_key_file: Annotated[Path | None, FILE] = None
     """Its private key."""
+    external_url: Annotated[
+        str | None, Written(values.http_url, "http(s)://host[:port][/path]", none="`host` and `port` above")
+    ] = None
+    """Address under which people reach the page, for the links in notifications."""
 
 
 class AuthConfig(ConfigModel):
@@ -202,7 +249,7 @@ class Config(ConfigModel):
     workloads: tuple[WorkloadConfig, ...] = ()
     """What is watched. Empty: forecasts of values that are posted by REST."""
     alarms: AlarmsConfig = AlarmsConfig()
-    """How many alarms are too many."""
+    """How many alarms are too many, and who is told of incidents."""
     server: ServerConfig = ServerConfig()
     """Where `forecaster serve` listens."""
     auth: AuthConfig = AuthConfig()

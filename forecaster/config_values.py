@@ -369,10 +369,16 @@ def workload_name(value: object) -> str:
     return name
 
 
-def resource_name(value: object) -> str:
+def short_name(value: object, example: str = "on-call") -> str:
+    """At most 63 letters, digits and . _ -"""
     name = text(value)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name, re.ASCII):
-        raise bad("is not a name", "letters, digits and . _ - , such as memory")
+        raise bad("is not a name", f"letters, digits and . _ - , such as {example}")
+    return name
+
+
+def resource_name(value: object) -> str:
+    name = short_name(value, "memory")
     if name == "load":
         raise bad("is the name of the load itself", "another name")
     return name

@@ -106,6 +106,7 @@ class Cycle:
         self._resources: dict[str, list[int]] = {}
         self._decided: list[Decided] = []
         self._gathering = Gathering(self._step)
+        self._accounts: Mapping[str, Mapping[str, Any]] = {}
         self._count = 0
         self._recent: Recent | None = None
         self.reading: Reading | None = None  # of the last cycle; holds until the next
@@ -125,6 +126,7 @@ class Cycle:
         saturated = self._deciding.saturated(scaled, reading.newest)
         self._remember_saturation(reading, scaled, saturated)
         self._gathering.begin()
+        self._accounts = {}
         for name in ("calibrate", "anomaly", "forecast", "decide"):
             spent[name] = 0.0
         if reading.new_column or other_rows or self._foresight.is_stale:
@@ -213,6 +215,7 @@ class Cycle:
         before = {key: list(spans) for key, spans in self._vigil.excluded.items()}
         self._vigil.step(head, observed, reading.series_count, ready, masked, reading.reasons)
         assert self._vigil.followed is not None
+        self._accounts = self._vigil.accounts
         facts = {one.workload.name: one.facts for one in scaled if one.facts is not None}
         found = (*self._vigil.open_incidents(), *self._vigil.followed.closed)
         self._gathering.step(found, facts, self._events, reading.now, len(reading.workloads))
@@ -384,6 +387,10 @@ class Cycle:
             for one in self._decided
         ]
 
+    def incident_accounts(self) -> Mapping[str, Mapping[str, Any]]:
+        """What recomputes the digits of incidents that opened or worsened in the last cycle, by id of the row's."""
+        return self._accounts
+
     # --- from outside ---
 
     def set_events(self, events: Sequence[Event]) -> None:
@@ -406,7 +413,7 @@ class Cycle:
         """Takes other workloads between two cycles; those that stay keep all that was learned of them."""
         self.history.reconfigure(specs)
         if alarms_budget is not None:
-            self._vigil.per_week = alarms_budget
+            self._vigil.spend(alarms_budget)
 
     def take_model(self, forecasters: Make, measured: Starts | None = None) -> None:
         """Another chain from the next cycle on; `measured` is where rows begin that get its new model."""

@@ -11,10 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 
-from forecaster.anomaly import feedback, follow
+from forecaster.anomaly import account, feedback, follow
 from forecaster.anomaly.feedback import NOTHING, Taught
 from forecaster.anomaly.incidents import named
 from forecaster.chunks import Span
@@ -43,6 +44,13 @@ class Vigil:
         self.faults: tripwires.Faults | None = None
         self.followed: follow.Followed | None = None
         self._taught = NOTHING
+        self.accounts: dict[str, Mapping[str, Any]] = {}  # of the last step: what the digits of incidents rest on
+
+    def spend(self, per_week: float) -> None:
+        """Another budget, from the next step on."""
+        if per_week != self.per_week:
+            self.per_week = per_week
+            self._anomalies = follow.with_other_budget(self._anomalies)
 
     def teach(self, taught: Taught) -> None:
         """What people said of incidents, all of it; counts from the next step on."""
@@ -111,6 +119,7 @@ class Vigil:
         self.faults = faults
         before, expected = follow.as_expected(self._anomalies, self._taught.expected, head)
         found = follow.follow(before, seen, self.per_week, self._step, self._taught)
+        self.accounts = account.accounts(before, seen, found, self.per_week, self._step, self._taught)
         found = replace(found, closed=(*expected, *found.closed))
         begun = self.new_regime()
         self.followed = follow.begun_anew(found, begun, head)

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
+from forecaster.anomaly import feedback
 from forecaster.domain import Event, Override
 from forecaster.errors import InputError
 from forecaster.ports import Forecaster, MetricSource
@@ -269,6 +270,20 @@ def _reading_routes(app: FastAPI, edges: Edges) -> None:
         return _page([incident_json(one) for one in found if not workload or one.workload == workload], limit, next)
 
     @app.get(
+        "/api/v1/anomalies/{id}",
+        summary="One incident, with what recomputes its digits.",
+        **_answers(schemas.IncidentDetailOut),
+    )
+    async def anomaly(id: str) -> Response:
+        await _refreshed(edges)
+        known = edges.store.incidents.get(id)
+        if known is None:
+            raise _unknown_incident(id)
+        ids = [part.id for part in feedback.rows_of(known)]
+        accounts = await anyio.to_thread.run_sync(edges.store.accounts, ids)
+        return _json({**incident_json(known), "accounts": accounts})
+
+    @app.get(
         "/api/v1/demo",
         summary="Both futures of `forecaster demo`; nothing else has them.",
         **_answers(schemas.DemoOut, 503),
@@ -335,11 +350,11 @@ def _writing_routes(app: FastAPI, edges: Edges) -> None:
         **_answers(schemas.IncidentOut, 408),
         **_takes(schemas.FeedbackBody),
     )
-    async def feedback(id: str, request: Request) -> Response:
+    async def say(id: str, request: Request) -> Response:
         body = _parsed(schemas.FeedbackBody, await body_of(request))
         known = edges.store.set_feedback(id, body.feedback)
         if known is None:
-            raise Problem(404, "unknown-incident", f"no incident has the id {problems.shortened(id)!r}")
+            raise _unknown_incident(id)
         await anyio.to_thread.run_sync(edges.store.flush)
         return _json(incident_json(known))
 
@@ -555,6 +570,10 @@ async def _past(edges: Edges, name: str, hours: int) -> past.Past:
         if rendered is not None and len(rendered.pasts) < MOST_PASTS:
             rendered.pasts[name, hours] = found
     return found
+
+
+def _unknown_incident(id: str) -> Problem:
+    return Problem(404, "unknown-incident", f"no incident has the id {problems.shortened(id)!r}")
 
 
 async def _refreshed(edges: Edges) -> None:

@@ -301,7 +301,8 @@ def forecast(
 
 @app.command()
 def explain(
-    workload: Annotated[str, typer.Argument(help="Name of the workload.")],
+    workload: Annotated[str, typer.Argument(help="Name of the workload whose decision is explained.")] = "",
+    incident: Annotated[str, typer.Option(help="Explains this incident instead.", metavar="ID")] = "",
     url: UrlOption = DEFAULT_URL,
     token_file: TokenOption = None,
     store: Annotated[
@@ -310,9 +311,20 @@ def explain(
     at: Annotated[str, typer.Option(help="RFC 3339: the newest decision at or before it.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Every number of a decision, recomputed from what is stored. Exit 1 where it does not come out the same."""
+    """Every number of a decision or an incident, recomputed from what is stored. Exit 1 where one differs."""
     from serving import explaining
 
+    if bool(workload) == bool(incident):
+        raise InputError("name what to explain: a workload, or --incident ID (`forecaster events` lists them)")
+    if incident:
+        from serving import explaining_incidents as incidents
+
+        if store is not None:
+            explained = incidents.from_store(store, incident)
+        else:
+            explained = incidents.from_service(_client(url, token_file), incident)
+        typer.echo(incidents.as_json(explained) if as_json else incidents.as_text(explained))
+        raise typer.Exit(0 if explained.same else 1)
     stored = (
         explaining.from_store(store, workload, at)
         if store is not None

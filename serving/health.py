@@ -27,6 +27,17 @@ class QueryStats(Protocol):
     def slowed(self) -> bool: ...
 
 
+class Deliveries(Protocol):
+    """What is told of how incidents are delivered (serving.delivery.delivery.Delivery)."""
+
+    @property
+    def counts(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def waiting(self) -> Mapping[str, int]: ...
+    @property
+    def pushes(self) -> bool: ...
+
+
 @dataclass(slots=True)
 class ModelStatus:
     """Of the model at the head of the chain. Written by the thread that watches it."""
@@ -59,3 +70,4 @@ class Health:
     queries: Callable[[], QueryStats] | None = None
     degraded: Callable[[], str | None] = lambda: None  # why the store cannot be written
     model: ModelStatus = field(default_factory=ModelStatus)
+    deliveries: Callable[[], Deliveries | None] = lambda: None

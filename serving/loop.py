@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Protocol
 
@@ -36,6 +36,7 @@ DECISION_EVERY = 300  # seconds between stored decisions that say nothing new
 DECISION_COMPONENT = "decision"  # saved every cycle: holds must not be forgotten
 
 Told = Callable[[], tuple[dict[str, Any], dict[str, Any]]]  # (record, decision) as JSON, made when they are stored
+Tell = Callable[[Mapping[str, Incident], Sequence[Incident], datetime], None]
 DecisionRecord = tuple[str, str, object, Told]  # workload key, name, what must be stored when it changes, the rest
 
 
@@ -63,6 +64,7 @@ class CycleLike(Protocol):
     def run(self, now: datetime) -> Publication: ...
     def dump(self) -> Mapping[str, Rows]: ...
     def decision_records(self) -> Sequence[DecisionRecord]: ...
+    def incident_accounts(self) -> Mapping[str, Mapping[str, Any]]: ...
     def set_events(self, events: Sequence[Event]) -> None: ...
     def set_overrides(self, overrides: Sequence[Override]) -> None: ...
     def set_feedback(self, incidents: Sequence[Incident]) -> None: ...
@@ -193,8 +195,11 @@ class Loop:
         before_cycle: Callable[[], None] = lambda: None,
         clocks: Clocks | None = None,
         keeps_state: bool = True,
+        tell: Tell = lambda known, incidents, now: None,
     ) -> None:
-        """`stale_after`: a publication that took longer is thrown away. `before_cycle`: e.g. reloads configuration.
+        """`tell` hears of the incidents of each publication, and of those known before; it must not wait.
+
+        `stale_after`: a publication that took longer is thrown away. `before_cycle`: e.g. reloads configuration.
 
         `keeps_state` False: nothing is stored that only a restart needs (the demo begins anew each time).
         """
@@ -204,6 +209,8 @@ class Loop:
         self._before_cycle = before_cycle
         self._clocks = clocks or Clocks()
         self._keeps_state = keeps_state
+        self._tell = tell
+        self._looked_for_lost = False
         self._stop = threading.Event()
         self._log = DecisionLog({})
         self._instance = uuid.uuid4().hex[:12]
@@ -294,9 +301,24 @@ class Loop:
         self._health.last_cycle_monotonic = ended
         self._health.cycles += 1
         if self._store is not None:
-            self._store.put_incidents(publication.incidents)
+            incidents = (*publication.incidents, *self._lost(self._store, publication))
+            self._tell(self._store.incidents, incidents, publication.made_at)
+            self._store.put_incidents(incidents)
+            self._store.put_accounts(self._cycle.incident_accounts(), publication.made_at)
             self._store.add_decisions(self._log.due(self._cycle.decision_records(), publication.made_at))
         self._board.publish(rendered)
+
+    def _lost(self, store: Store, publication: Publication) -> list[Incident]:
+        """Incidents that an earlier run left open and this one does not know, closed. Once, after the first cycle."""
+        if self._looked_for_lost:
+            return []
+        self._looked_for_lost = True
+        known = {one.id for one in publication.incidents}
+        return [
+            replace(one, closed_at=publication.made_at, sentence=f"{one.sentence}; lost sight of at a restart")
+            for one in store.incidents.copy().values()
+            if one.closed_at is None and one.id not in known
+        ]
 
     def _hand_over(self) -> None:
         """Events, overrides and feedback, where they changed since the last cycle."""

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from forecaster.anomaly.grouping import COMMON_CAUSE
 from forecaster.domain import FloatArray, Forecast, Recommendation
 from forecaster.publication import Publication
 from forecaster.quantiles import at_level
-from serving.health import Health
+from serving.health import Deliveries, Health
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LOAD_LEVELS = (0.1, 0.5, 0.9)
@@ -42,8 +43,8 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "forecaster_anomaly_score": ("gauge", "-log10 of the calibrated p-value of the newest value."),
     "forecaster_anomaly_lower_bound": ("gauge", "Lower end of what was expected now."),
     "forecaster_anomaly_upper_bound": ("gauge", "Upper end of what was expected now."),
-    "forecaster_anomaly_active": ("gauge", "1 for each open incident."),
-    "forecaster_false_alarm_budget_used_ratio": ("gauge", "Alarms of the last week over the budget."),
+    "forecaster_anomaly_active": ("gauge", "1 for each series of each open incident."),
+    "forecaster_false_alarm_budget_used_ratio": ("gauge", "Alarms of the last ten weeks over what the budget allows."),
     "forecaster_cycles_total": ("counter", "Cycles that were finished and published."),
     "forecaster_cycle_failures_total": ("counter", "Cycles that raised an error."),
     "forecaster_cycle_overruns_total": ("counter", "Due times that were skipped because a cycle ran late."),
@@ -63,6 +64,9 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "forecaster_clock_skew_seconds": ("gauge", "Prometheus' clock minus ours."),
     "forecaster_clock_jumps_total": ("counter", "Jumps of the wall clock that were noticed."),
     "forecaster_service_status": ("gauge", "1 for each reason code that concerns the service as a whole."),
+    "forecaster_notifications_total": ("counter", "Messages to webhooks and requests to Alertmanager, by outcome."),
+    "forecaster_notifications_waiting": ("gauge", "Messages that wait for a webhook."),
+    "forecaster_alertmanager_enabled": ("gauge", "1 if incidents are sent to Alertmanager, 0 if not."),
     "forecaster_workloads": ("gauge", "Workloads that are watched."),
     "forecaster_model_info": ("gauge", "1 for each model version in use."),
     "forecaster_champion_info": ("gauge", "1, with name, version, digest and source of the network that is loaded."),
@@ -224,7 +228,10 @@ def _anomalies(publication: Publication) -> list[str]:
     lines = dict.fromkeys(
         f'{name}{{workload="{escaped(one.workload)}",series="{escaped(one.role)}",kind="{escaped(one.kind)}",'
         f'direction="{escaped(one.direction)}",severity="{escaped(one.severity)}"}} 1\n'
-        for one in publication.incidents
+        for incident in publication.incidents
+        if incident.closed_at is None
+        # every series of a workload's incident; of the whole fleet's only the incident, its workloads have their own
+        for one in (incident.part(),) + (incident.parts if incident.kind != COMMON_CAUSE else ())
         if one.closed_at is None
     )
     parts.append(_family(name, lines))
@@ -327,10 +334,31 @@ def health_text(
     one("forecaster_clock_skew_seconds", publication.clock_skew_seconds if publication else None)
     one("forecaster_clock_jumps_total", health.clock_jumps)
     many("forecaster_service_status", "reason", notices)
+    parts.append(_deliveries(health.deliveries()))
     one("process_cpu_seconds_total", time.process_time())
     one("process_resident_memory_bytes", _resident_bytes())
     one("process_start_time_seconds", health.started_at)
     return "".join(parts).encode()
+
+
+def _deliveries(told: Deliveries | None) -> str:
+    if told is None:
+        return ""
+    name = "forecaster_notifications_total"
+    counts = [
+        f'{name}{{destination="{escaped(to)}",outcome="{outcome}"}} {n}\n'
+        for (to, outcome), n in sorted(told.counts.items())
+    ]
+    waiting = [
+        f'forecaster_notifications_waiting{{destination="{escaped(to)}"}} {n}\n'
+        for to, n in sorted(told.waiting.items())
+    ]
+    pushes = [f"forecaster_alertmanager_enabled {int(told.pushes)}\n"]
+    return (
+        _family(name, counts)
+        + _family("forecaster_notifications_waiting", waiting)
+        + _family("forecaster_alertmanager_enabled", pushes)
+    )
 
 
 def _resident_bytes() -> float:

@@ -326,6 +326,12 @@ class IncidentOut(PartOut):
     common_cause: str | None = Field(description="Id of the incident of the whole fleet that it is part of.")
 
 
+class IncidentDetailOut(IncidentOut):
+    accounts: dict[str, dict[str, Any]] = Field(
+        description="Id of a contributing series -> what its digits rest on; floats as hex text."
+    )
+
+
 class IncidentsOut(Answer):
     items: list[IncidentOut]
     next: str | None

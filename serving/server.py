@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from forecaster.starts import Starts
     from serving.auth import Tokens
     from serving.champion import Champion
+    from serving.delivery.delivery import Delivery
     from serving.health import Health, ModelStatus
     from serving.hpa_reader import ApiHpas
     from serving.loop import Board, Loop
@@ -158,6 +159,21 @@ def cycle_of(config: Config, source: MetricSource, hpas: HpaReader | None, forec
     )
 
 
+def delivery_of(config: Config, store: Store) -> Delivery:
+    """Who is told of incidents."""
+    from serving.delivery.delivery import Delivery
+    from serving.delivery.sending import Destination
+
+    destinations = [
+        Destination(one.name, one.url, one.url_file, one.secret_file, one.least_severity, one.timeout.total_seconds())
+        for one in config.alarms.webhooks
+    ]
+    settings = config.server
+    scheme = "http" if settings.tls_cert_file is None else "https"
+    own = settings.external_url or f"{scheme}://{settings.host}:{settings.port}"
+    return Delivery(destinations, config.alarms.alertmanager, own, store, store.messages())
+
+
 def champion_of(config: Config, status: ModelStatus) -> Champion:
     """What watches the configured model. Raises ModuleNotFoundError where it needs MLflow and there is none."""
     from models import chain
@@ -268,7 +284,10 @@ class Service:
         self.champion = champion_of(self.config, self.health.model)
         self.champion.first()
         self.loop: Loop | None = None
+        self.delivery: Delivery | None = None
         if self._role != "api":
+            self.delivery = delivery_of(self.config, self.store)
+            self.health.deliveries = lambda: self.delivery
             from serving.hpa_reader import reader_of
 
             self.hpas = reader_of(self.config.kubernetes, os.environ)
@@ -279,6 +298,8 @@ class Service:
 
     def run(self, listening: socket.socket) -> None:
         self.champion.start()
+        if self.delivery is not None:
+            self.delivery.start()
         if self.loop is not None:
             self._thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
             self._thread.start()
@@ -293,6 +314,8 @@ class Service:
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
             stopped = not self._thread.is_alive()
+        if self.delivery is not None:
+            self.delivery.close()
         if stopped:
             self.store.close()
         else:
@@ -327,6 +350,7 @@ class Service:
     def _loop(self) -> Loop:
         from serving.loop import Loop
 
+        assert self.delivery is not None
         reload = Reload(self._path, self._reconfigure, self.health)
         reload()  # remembers what was read
 
@@ -343,6 +367,7 @@ class Service:
             history=self.config.history,
             stale_after=3 * self.config.step,
             before_cycle=before_cycle,
+            tell=self.delivery.tell,
         )
 
     def _take_champion(self) -> None:
@@ -370,6 +395,11 @@ class Service:
                 "server",
             )
             if getattr(config, name) != getattr(old, name)
+        ]
+        fixed += [
+            f"alarms.{key}"
+            for name, key in (("webhooks", "webhooks"), ("alertmanager", "alertmanager"))
+            if getattr(config.alarms, name) != getattr(old.alarms, name)
         ]
         if fixed:
             logger.warning("these settings take effect after a restart: %s", ", ".join(fixed))

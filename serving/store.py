@@ -32,6 +32,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, NoSuchModul
 from forecaster.domain import Event, Incident, Nearby, Override, Part
 from forecaster.errors import InputError, StoreError
 from forecaster.rows import Rows
+from serving.delivery.notices import Message
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE events (id TEXT PRIMARY KEY, workload TEXT NOT NULL, at BIGINT NOT NULL, body TEXT NOT NULL)",
         "CREATE TABLE overrides (id TEXT PRIMARY KEY, workload TEXT NOT NULL, at BIGINT NOT NULL, body TEXT NOT NULL)",
         "CREATE TABLE chunks (id TEXT PRIMARY KEY, until BIGINT NOT NULL, body {blob} NOT NULL)",
+    ),
+    (
+        """CREATE TABLE outbox (id TEXT PRIMARY KEY, destination TEXT NOT NULL, event TEXT NOT NULL, at BIGINT NOT NULL,
+           body TEXT NOT NULL)""",
+        "CREATE TABLE accounts (id TEXT PRIMARY KEY, at BIGINT NOT NULL, body {blob} NOT NULL)",
     ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -73,11 +79,28 @@ _DECISIONS = sa.table(
     sa.column("body"),
 )
 _CHUNKS = sa.table("chunks", sa.column("id"), sa.column("until", sa.BigInteger), sa.column("body"))
+_OUTBOX = sa.table(
+    "outbox",
+    sa.column("id"),
+    sa.column("destination"),
+    sa.column("event"),
+    sa.column("at", sa.BigInteger),
+    sa.column("body"),
+)
+_ACCOUNTS = sa.table("accounts", sa.column("id"), sa.column("at", sa.BigInteger), sa.column("body"))
 _SMALL = {
     name: sa.table(name, sa.column("id"), sa.column("workload"), sa.column("at"), sa.column("body"))
     for name in ("incidents", "events", "overrides")
 }
-_TABLES: dict[str, Any] = {"meta": _META, "state": _STATE, "decisions": _DECISIONS, "chunks": _CHUNKS, **_SMALL}
+_TABLES: dict[str, Any] = {
+    "meta": _META,
+    "state": _STATE,
+    "decisions": _DECISIONS,
+    "chunks": _CHUNKS,
+    "outbox": _OUTBOX,
+    "accounts": _ACCOUNTS,
+    **_SMALL,
+}
 _KEY = {"meta": "name", "state": "component"}  # of the others: id
 
 ADVICE_DAMAGED = (
@@ -291,9 +314,9 @@ class Store:
                 known = self.incidents.get(one.id)
                 if known is not None and one.feedback is None and known.feedback is not None:
                     one = replace(one, feedback=known.feedback)
-                if one != known:
-                    if one.feedback is not None:  # how long it lasted is part of what was said
-                        self.revision += 1
+                if known is None or _incident_json(one) != _incident_json(known):  # NaN is no difference
+                    if one.feedback is not None and known is not None and one.closed_at != known.closed_at:
+                        self.revision += 1  # how long it lasted is part of what was said
                     self.incidents[one.id] = one
                     self._put_small("incidents", one.id, one.workload, one.opened_at, _incident_json(one))
 
@@ -350,6 +373,50 @@ class Store:
             self._degrade(_said(error))
         with self._lock:
             self.revision += 1
+
+    # --- messages that wait for delivery ---
+
+    def put_message(self, message: Message) -> None:
+        with self._lock:
+            self._put(
+                "outbox",
+                message.id,
+                {
+                    "id": message.id,
+                    "destination": message.destination,
+                    "event": message.event,
+                    "at": _milliseconds(message.at),
+                    "body": message.body,
+                },
+            )
+
+    def delete_message(self, id: str) -> None:
+        with self._lock:
+            self._put("outbox", id, None)
+
+    def messages(self) -> list[Message]:
+        """Those that an earlier run has not delivered, oldest first."""
+        return [
+            Message(row.id, row.destination, row.event, datetime.fromtimestamp(row.at / 1000, UTC), row.body)
+            for row in self._read(sa.select(_OUTBOX).order_by(_OUTBOX.c.at))
+        ]
+
+    # --- what the scores of incidents rest on ---
+
+    def put_accounts(self, accounts: Mapping[str, Mapping[str, Any]], at: datetime) -> None:
+        """Incident of a single row -> what recomputes its digits; replaces the one before."""
+        with self._lock:
+            for id, told in accounts.items():
+                body = zlib.compress(json.dumps(told, separators=(",", ":")).encode(), 1)
+                self._put("accounts", id, {"id": id, "at": _seconds(at), "body": body})
+
+    def accounts(self, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        """Those that are kept of these."""
+        found = {
+            row.id: bytes(row.body) for row in self._read(sa.select(_ACCOUNTS).where(_ACCOUNTS.c.id.in_(list(ids))))
+        }
+        found |= {params["id"]: params["body"] for params in self._waiting("accounts") if params["id"] in ids}
+        return {id: json.loads(zlib.decompress(body)) for id, body in found.items()}
 
     # --- the cache of history ---
 
@@ -489,8 +556,8 @@ class Store:
     def _write_prune(self, connection: Connection, prune: tuple[int, int, int]) -> None:
         decisions, incidents, chunks = prune
         connection.execute(sa.delete(_DECISIONS).where(_DECISIONS.c.at < decisions))
-        small = _SMALL["incidents"]
-        connection.execute(sa.delete(small).where(small.c.at < incidents))
+        for old in (_SMALL["incidents"], _ACCOUNTS):
+            connection.execute(sa.delete(old).where(old.c.at < incidents))
         connection.execute(sa.delete(_CHUNKS).where(_CHUNKS.c.until < chunks))
         if not self.is_sqlite:
             return

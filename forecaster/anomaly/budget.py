@@ -87,15 +87,26 @@ def rolled(
 
 def thresholds(maxima: FloatArray, per_week: FloatArray, step_seconds: float) -> FloatArray:
     """(row,) scores above which to open, from daily maxima (row, day) and alarms allowed per week (row,)."""
+    return mixed(maxima, per_week, pooled(maxima, per_week, step_seconds))
+
+
+def pooled(maxima: FloatArray, per_week: FloatArray, step_seconds: float) -> FloatArray:
+    """(row,) what the fleet's daily maxima say, and theory as long as they are few."""
     calm_day = np.exp(-per_week / 7)  # probability of a day without an alarm
     theory = np.log10(7 * DAY / step_seconds / per_week)
     every = np.sort(maxima[~np.isnan(maxima)])
-    if len(every):
-        fitted = _gumbel(every, calm_day)
-        full = np.minimum(1.0, len(every) * (1 - calm_day) / _LEAST_EXCEEDANCES)
-        pooled = full * np.quantile(every, calm_day) + (1 - full) * fitted
-        trust = min(1.0, len(every) / _LEAST_POOL)
-        theory = trust * pooled + (1 - trust) * theory
+    if not len(every):
+        return np.asarray(theory)
+    fitted = _gumbel(every, calm_day)
+    full = np.minimum(1.0, len(every) * (1 - calm_day) / _LEAST_EXCEEDANCES)
+    quantile = full * np.quantile(every, calm_day) + (1 - full) * fitted
+    trust = min(1.0, len(every) / _LEAST_POOL)
+    return np.asarray(trust * quantile + (1 - trust) * theory)
+
+
+def mixed(maxima: FloatArray, per_week: FloatArray, pool: FloatArray) -> FloatArray:
+    """(row,) thresholds from each row's own days (row, day), and `pool` (row,) where they are few."""
+    calm_day = np.exp(-per_week / 7)
     own_days = (~np.isnan(maxima)).sum(axis=1)
     # the quantile of each row's own days, linear between the sorted maxima; NaN sorts last
     ordered = np.sort(maxima, axis=1)
@@ -106,8 +117,8 @@ def thresholds(maxima: FloatArray, per_week: FloatArray, step_seconds: float) ->
     rows = np.arange(len(maxima))
     own = ordered[rows, below] + (place - below) * (ordered[rows, above] - ordered[rows, below])
     weight = own_days / maxima.shape[1]
-    mixed = np.where(own_days > 0, weight * np.nan_to_num(own) + (1 - weight) * theory, theory)
-    return np.asarray(np.maximum(mixed, LEAST_THRESHOLD))
+    mixture = np.where(own_days > 0, weight * np.nan_to_num(own) + (1 - weight) * pool, pool)
+    return np.asarray(np.maximum(mixture, LEAST_THRESHOLD))
 
 
 def _gumbel(maxima: FloatArray, probability: FloatArray) -> FloatArray:
@@ -118,8 +129,13 @@ def _gumbel(maxima: FloatArray, probability: FloatArray) -> FloatArray:
 
 def in_force(state: Arrays) -> FloatArray:
     """(row,) the threshold to open at: twice as high while the row's own scores are not known for half a day."""
-    young = np.isnan(np.asarray(state["maxima"])[:, -1]) & (np.asarray(state["day_seen"], dtype=np.float64) < DAY / 2)
-    return np.asarray(np.where(young, YOUNG, 1.0) * np.asarray(state["threshold"], dtype=np.float64))
+    return np.asarray(np.where(is_young(state), YOUNG, 1.0) * np.asarray(state["threshold"], dtype=np.float64))
+
+
+def is_young(state: Arrays) -> BoolArray:
+    """(row,) rows whose own scores are not known for half a day."""
+    seen = np.asarray(state["day_seen"], dtype=np.float64)
+    return np.asarray(np.isnan(np.asarray(state["maxima"])[:, -1]) & (seen < DAY / 2))
 
 
 def with_alarms(alarms: FloatArray, opened: BoolArray, now: int) -> FloatArray:

@@ -104,17 +104,10 @@ def follow(
         raise ValueError("the alarm budget must be above 0")
     a, keys, now = state.rows.arrays, state.rows.keys, seen.now
     x = np.asarray(seen.observed, dtype=np.float64)
-    spread = np.asarray(a["spread"], dtype=np.float64)
-    near = residual.widened(seen.one_step, seen.levels, spread)
-    far = residual.widened(seen.one_hour, seen.levels, spread)
-    s_near = residual.surprise(x, near, seen.levels)
-    s_far = residual.surprise(x, far, seen.levels)
-    further = np.abs(np.nan_to_num(s_far)) > np.abs(np.nan_to_num(s_near))
-    s = np.where(np.isnan(s_near) | (further & ~np.isnan(s_far)), s_far, s_near)
-    expected = np.where((np.isnan(s_near) | further)[:, None] & ~np.isnan(s_far)[:, None], far, near)
-    middle = int(np.argmin(np.abs(np.asarray(seen.levels) - 0.5)))
-    median, low, high = expected[:, middle], expected[:, 0], expected[:, -1]
-    score = residual.calibrated(np.asarray(a["past"]), s)
+    made = residual.judged(
+        x, seen.one_step, seen.one_hour, seen.levels, np.asarray(a["spread"], dtype=np.float64), np.asarray(a["past"])
+    )
+    s, score, median, low, high = made.surprise, made.score, made.median, made.low, made.high
 
     allowed = ~seen.masked & (seen.faults == 0)
     names = [incidents.named(key) for key in keys] if taught is not NOTHING else []

@@ -6,6 +6,7 @@ Vectorised over rows, and no more than arithmetic: thresholds are in `budget.py`
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +32,36 @@ def blank() -> Arrays:
         "past": (PRIOR * (edges[:-1] - edges[1:]))[None, :].astype(np.float32),
         "spread": np.array([math.nan]),  # usual |observed - median|, unit of the series
     }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Samples against what was forecast for them; (row,) each, NaN where not known."""
+
+    surprise: FloatArray  # signed nats
+    score: FloatArray
+    median: FloatArray
+    low: FloatArray  # the outermost quantiles
+    high: FloatArray
+
+
+def judged(
+    observed: FloatArray,
+    one_step: FloatArray,
+    one_hour: FloatArray,
+    levels: tuple[float, ...],
+    spread: FloatArray,
+    past: FloatArray,
+) -> Judged:
+    """Scores samples (row,) against the more surprised of two forecasts (row, level), issued one step and one hour
+    before. `spread` and `past` as in the state, before this sample is learned."""
+    near, far = widened(one_step, levels, spread), widened(one_hour, levels, spread)
+    s_near, s_far = surprise(observed, near, levels), surprise(observed, far, levels)
+    further = np.abs(np.nan_to_num(s_far)) > np.abs(np.nan_to_num(s_near))
+    s = np.where(np.isnan(s_near) | (further & ~np.isnan(s_far)), s_far, s_near)
+    expected = np.where((np.isnan(s_near) | further)[:, None] & ~np.isnan(s_far)[:, None], far, near)
+    middle = int(np.argmin(np.abs(np.asarray(levels) - 0.5)))
+    return Judged(s, calibrated(past, s), expected[:, middle], expected[:, 0], expected[:, -1])
 
 
 def widened(quantiles: FloatArray, levels: tuple[float, ...], spread: FloatArray) -> FloatArray:

@@ -54,7 +54,10 @@ workloads:
   - forEach: [namespace, app]
     load: sum by (namespace, app) (rate(http_requests_total[1m]))
     scale: {hpa: "{namespace}/{app}"}
-alarms: {falseAlarmsPerWorkloadPerWeek: 0.1}
+alarms:
+  falseAlarmsPerWorkloadPerWeek: 0.1
+  webhooks: [{name: on-call, url: "https://hooks.example.com/a", secretFile: /run/secrets/hook/key}]
+  alertmanager: http://alertmanager:9093
 server: {host: 0.0.0.0, port: 9000, insecureNoAuth: true}
 auth: {tokenFile: /run/secrets/tokens}
 """
@@ -138,6 +141,7 @@ def test_the_defaults(load: Load) -> None:
     assert (config.store, config.model) == ("sqlite:///forecaster.db", "bundled")
     assert (config.server.host, config.server.port, config.server.insecure_no_auth) == ("127.0.0.1", 8080, False)
     assert config.alarms.false_alarms_per_workload_per_week == 0.1
+    assert config.alarms.webhooks == () and config.alarms.alertmanager is None
     assert config.prometheus.timeout == timedelta(seconds=30) and config.prometheus.max_concurrency == 2
     assert config.specs() == (
         WorkloadSpec("a", "up", scale=ScaleSpec("b", "c")),
@@ -159,6 +163,10 @@ def test_the_example_of_the_design_becomes_specs(load: Load) -> None:
     assert checkout.resources[1] == ResourceSpec("memory", "memory_bytes", None)
     assert template.for_each == ("namespace", "app") and template.scale == ScaleSpec("{namespace}", "{app}")
     assert config.auth.token_file == Path("/run/secrets/tokens") and config.server.host == "0.0.0.0"
+    assert config.alarms.alertmanager == "http://alertmanager:9093"
+    (hook,) = config.alarms.webhooks
+    assert (hook.name, hook.url, hook.least_severity) == ("on-call", "https://hooks.example.com/a", "info")
+    assert hook.timeout == timedelta(seconds=10) and "hooks.example.com" not in repr(config)
 
 
 @pytest.mark.parametrize(

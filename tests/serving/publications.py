@@ -205,6 +205,7 @@ class FakeCycle:
     events: Sequence[Event] = ()
     overrides: Sequence[Override] = ()
     judged: Sequence[Incident] = ()
+    incidents: Sequence[Incident] = ()
     history: FakeHistory = field(default_factory=FakeHistory)
     before_end: Callable[[], object] = lambda: None
 
@@ -213,7 +214,7 @@ class FakeCycle:
         if self.fails:
             raise self.fails.pop(0)
         self.before_end()
-        return publication(made_at=now, cycle=len(self.runs), floor=self.floor)
+        return publication(made_at=now, cycle=len(self.runs), floor=self.floor, incidents=self.incidents)
 
     def dump(self) -> Mapping[str, Rows]:
         row = np.array([float(len(self.runs))])
@@ -224,6 +225,9 @@ class FakeCycle:
     ) -> Sequence[tuple[str, str, object, Callable[[], tuple[dict[str, Any], dict[str, Any]]]]]:
         told = {"floor": self.floor, "desired_replicas": self.floor, "bound_by": "proactive", "reasons": []}
         return [("checkout#abc", "checkout", self.floor, lambda: ({"inputs": 1}, told))]
+
+    def incident_accounts(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
 
     def set_events(self, events: Sequence[Event]) -> None:
         self.events = events

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from serving import api, auth
+from forecaster.domain import Nearby
+from serving import api, auth, schemas
 from serving.health import Health
 from serving.limits import MOST_BODY_BYTES, TokenBucket
 from serving.loop import Board
@@ -392,10 +393,26 @@ def test_a_write_for_an_unknown_workload_is_refused(client: TestClient) -> None:
     assert client.post("/api/v1/overrides", json={**PIN, "workload": "*"}).status_code == 201
 
 
+def test_one_incident_is_given_with_its_evidence_and_what_recomputes_it(client: TestClient, edges: api.Edges) -> None:
+    one = incident()
+    near = Nearby("deploy", NOW, "deploy (v2) at 12:00 UTC")
+    edges.store.put_incidents([replace(one, parts=(one.part(),), nearby=(near,), threshold=3.5)])
+    edges.store.put_accounts({"i1": {"version": 1}}, NOW)
+    told = client.get("/api/v1/anomalies/i1").json()
+    schemas.IncidentDetailOut.model_validate(told)
+    assert told["accounts"] == {"i1": {"version": 1}} and told["threshold"] == 3.5
+    assert [part["series"] for part in told["contributing"]] == ["load"]
+    assert told["nearby"] == [{"kind": "deploy", "at": "2026-03-02T12:00:00Z", "text": "deploy (v2) at 12:00 UTC"}]
+    is_problem(client.get("/api/v1/anomalies/i9"), 404)
+
+
 def test_feedback_is_kept_when_the_incident_comes_again(client: TestClient, edges: api.Edges) -> None:
     assert client.post("/api/v1/anomalies/i1/feedback", json={"feedback": "false_alarm"}).status_code == 200
     edges.store.put_incidents([incident()])
     assert client.get("/api/v1/anomalies").json()["items"][0]["feedback"] == "false_alarm"
+    again = client.post("/api/v1/anomalies/i1/feedback", json={"feedback": "false_alarm"})
+    assert again.status_code == 200 and again.json()["feedback"] == "false_alarm"
+    assert edges.store.revision == 1  # the second one said nothing new
     is_problem(client.post("/api/v1/anomalies/i9/feedback", json={"feedback": "real"}), 404)
     is_problem(client.post("/api/v1/anomalies/i1/feedback", json={"feedback": "maybe"}), 422)
 

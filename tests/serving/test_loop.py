@@ -19,7 +19,7 @@ from serving.health import Health
 from serving.loop import Board, Clocks, DecisionLog, Loop, Timetable
 from serving.render import render
 from serving.store import Store
-from tests.serving.publications import NOW, FakeChunk, FakeCycle, publication
+from tests.serving.publications import NOW, FakeChunk, FakeCycle, incident, publication
 
 INTERVAL = timedelta(seconds=15)
 
@@ -202,6 +202,43 @@ def test_overrides_reach_the_cycle_before_it_runs(store: Store) -> None:
     store.put_override(override)
     loop.tick()
     assert cycle.overrides == (override,)
+
+
+def test_feedback_reaches_the_cycle_once_it_changes_and_again_when_the_incident_ends(store: Store) -> None:
+    cycle = FakeCycle(incidents=[incident()])
+    loop, _, _ = loop_of(cycle, Time(), store=store)
+    loop.tick()
+    assert cycle.judged == ()
+    store.set_feedback("i1", "expected")
+    loop.tick()
+    (judged,) = cycle.judged
+    assert judged.feedback == "expected" and judged.closed_at is None
+    revision = store.revision
+    store.set_feedback("i1", "expected")
+    assert store.revision == revision  # the same again is nothing new
+    cycle.incidents = [incident(closed_at=NOW)]
+    loop.tick()
+    loop.tick()
+    assert [one.closed_at for one in cycle.judged] == [NOW]
+
+
+def test_incidents_are_told_before_they_are_known_and_not_twice(store: Store) -> None:
+    told: list[tuple[list[str], list[str]]] = []
+    cycle = FakeCycle(incidents=[incident()])
+    tell = lambda known, fresh, now: told.append((list(known), [one.id for one in fresh]))  # noqa: E731
+    loop, _, _ = loop_of(cycle, Time(), store=store, tell=tell)
+    loop.tick()
+    loop.tick()
+    assert told == [([], ["i1"]), (["i1"], ["i1"])]
+
+
+def test_an_incident_that_an_earlier_run_left_open_and_nobody_knows_ends(store: Store) -> None:
+    store.put_incidents([incident("old"), incident("i1")])
+    cycle = FakeCycle(incidents=[incident("i1")])
+    loop, _, _ = loop_of(cycle, Time(), store=store)
+    loop.tick()
+    assert store.incidents["old"].closed_at is not None and store.incidents["i1"].closed_at is None
+    assert store.incidents["old"].sentence.endswith("lost sight of at a restart")
 
 
 def test_trouble_with_the_store_does_not_stop_the_loop(store: Store) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from forecaster.domain import Event, Override
+from forecaster.domain import Event, Nearby, Override
 from forecaster.errors import InputError, StoreError
 from forecaster.rows import Rows
 from serving import store as stores
-from serving.store import Store, StoredDecision, StoreLimits
+from serving.delivery.notices import Message
+from serving.store import MIGRATIONS, Store, StoredDecision, StoreLimits
 from tests.serving.publications import NOW, incident
 
 QUICK = StoreLimits(lock_deadline_s=0.05, lock_deadline_degraded_s=0.01)
@@ -158,6 +161,43 @@ def test_a_store_of_a_newer_release_is_refused_and_not_touched(tmp_path: Path) -
     with pytest.raises(InputError, match="newer release"):
         Store(str(file))
     assert file.read_bytes() == before
+
+
+def test_a_store_of_the_first_schema_is_brought_up_and_keeps_its_incidents(tmp_path: Path) -> None:
+    file = tmp_path / "f.db"
+    numbers = dict.fromkeys(("score", "observed", "expected_low", "expected_high"), "1.5")
+    texts = {name: name for name in ("id", "workload", "role", "kind", "direction", "severity", "sentence")}
+    times = {"opened_at": NOW.isoformat(), "onset": NOW.isoformat(), "closed_at": None}
+    with sqlite3.connect(file) as raw:
+        for statement in MIGRATIONS[0]:
+            raw.execute(statement.format(blob="BLOB"))
+        body = json.dumps({**texts, **numbers, **times, "feedback": "real"})
+        raw.execute("INSERT INTO incidents VALUES ('id', 'workload', 1, ?)", (body,))
+        raw.execute("PRAGMA user_version = 1")
+    raw.close()
+    store = Store(str(file))
+    (one,) = store.incidents.values()
+    assert (one.score, one.threshold, one.feedback, one.parts, one.nearby) == (1.5, 0.0, "real", (), ())
+    store.put_message(Message("m", "on-call", "incident.opened", NOW, "{}"))
+    store.put_accounts({"id": {"version": 1}}, NOW)
+    store.close()
+    again = Store(str(file))
+    assert again.messages() == [Message("m", "on-call", "incident.opened", NOW, "{}")]
+    assert again.accounts(["id", "other"]) == {"id": {"version": 1}}
+    again.delete_message("m")
+    assert again.flush() and again.messages() == []
+    again.close()
+
+
+def test_incidents_come_back_with_their_evidence(tmp_path: Path) -> None:
+    one = replace(incident(), expected_high=140.0, threshold=3.5, cause="c")
+    one = replace(one, parts=(one.part(),), nearby=(Nearby("deploy", NOW, "deploy (v2) at 12:00 UTC"),))
+    store = Store(str(tmp_path / "f.db"))
+    store.put_incidents([one])
+    store.close()
+    again = Store(str(tmp_path / "f.db"))
+    assert again.incidents == {"i1": one}
+    again.close()
 
 
 def test_a_damaged_file_is_refused_with_advice_and_set_aside_when_asked(tmp_path: Path) -> None:
