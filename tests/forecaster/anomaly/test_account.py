@@ -1,0 +1,115 @@
+"""The digits of an incident come out the same, bit by bit, from what is kept of it; altered, they do not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from forecaster.anomaly import account, budget
+from forecaster.anomaly.feedback import NOTHING, REAL, Taught, taught
+from forecaster.anomaly.follow import RESIDUAL, AnomalyState, Followed, Seen, follow, start, with_other_budget
+from forecaster.errors import InputError
+from tests.forecaster.anomaly.test_feedback import incident
+from tests.forecaster.anomaly.test_follow import LEVELS, NOW, around
+
+ROWS = 7
+KEYS = tuple(f"checkout#abc/{name}" for name in ("load", "cpu", "memory")) + tuple(f"w{i}#1/load" for i in range(4))
+
+
+def lived(days: float, told: Taught = NOTHING, hot: int = 5) -> tuple[AnomalyState, Seen, Followed]:
+    """A fleet over some days of five-minute steps, then a step in which every other row leaves what was expected."""
+    generator = np.random.default_rng(7)
+    state, steps = start(KEYS), int(days * 288)
+    for i in range(steps + hot):
+        values = 100 + 5 * generator.standard_normal(ROWS)
+        if i >= steps:
+            values[::2] += 80 + 10 * i
+        quantiles = around(100.0, 5.0, ROWS) * (1 + 0.01 * generator.standard_normal((ROWS, 1)))
+        hour = around(100.0, 6.0, ROWS) if i % 3 else np.full((ROWS, 7), np.nan)
+        seen = Seen(
+            NOW + 300 * i, values, quantiles, hour, LEVELS, np.zeros(ROWS, dtype=bool), np.zeros(ROWS, dtype=np.int64)
+        )
+        before = state
+        found = follow(before, seen, 0.1, 300.0, told)
+        state = found.state
+        if found.opened:
+            break
+    return before, seen, found
+
+
+@pytest.mark.parametrize("days", [0.1, 3.0], ids=["young", "with days of its own"])
+def test_digits_come_out_as_they_were_told(days: float) -> None:
+    told = taught([incident(REAL)])
+    before, seen, found = lived(days, told)
+    records = account.accounts(before, seen, found, 0.1, 300.0, told)
+    assert {one.id for one in found.opened} == records.keys() and len(records) >= 2
+    for one in found.opened:
+        kept = account.read(json.loads(json.dumps(records[one.id])))
+        assert account.different(one, account.digits(kept)) == []
+        assert one.threshold == account.digits(kept).threshold > 0
+    shares = {(one.workload, one.role): account.read(records[one.id]).per_week for one in found.opened}
+    wanted = {
+        ("checkout", "load"): 2 * 0.1 / 3,
+        ("checkout", "memory"): 0.1 / 3,
+        ("w1", "load"): 0.1,
+        ("w3", "load"): 0.1,
+    }
+    assert shares == {name: pytest.approx(share) for name, share in wanted.items() if name in shares}
+
+
+def test_it_is_kept_anew_when_the_incident_worsens_and_not_else() -> None:
+    _, seen, found = lived(0.1)
+    worse = replace(seen, now=seen.now + 300, observed=seen.observed + 500 * (seen.observed > 150))
+    again = follow(found.state, worse, 0.1, 300.0)
+    records = account.accounts(found.state, worse, again, 0.1, 300.0, NOTHING)
+    for key, one in again.state.open.items():
+        if one.score > found.state.open[key].score:
+            assert account.different(one, account.digits(account.read(records[one.id]))) == []
+        else:
+            assert one.id not in records
+    calm = replace(seen, now=seen.now + 600, observed=np.full(ROWS, 100.0))
+    after = follow(again.state, calm, 0.1, 300.0)
+    assert account.accounts(again.state, calm, after, 0.1, 300.0, NOTHING) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("spread", 99.0), ("observed", 500.0), ("pool", 1e6), ("one_step", tuple(range(7)))],
+)
+def test_what_was_altered_comes_out_otherwise(name: str, value: object) -> None:
+    before, seen, found = lived(0.1)
+    records = account.accounts(before, seen, found, 0.1, 300.0, NOTHING)
+    one = found.opened[0]
+    kept = replace(account.read(records[one.id]), **{name: value})  # type: ignore[arg-type]
+    if name == "one_step":
+        kept = replace(kept, one_hour=kept.one_step)
+    assert account.different(one, account.digits(kept)) != []
+
+
+def test_an_account_of_another_release_is_refused() -> None:
+    for record in ({"version": 99, "kind": RESIDUAL}, {"version": 1, "kind": "other"}, {}):
+        with pytest.raises(InputError, match="version"):
+            account.read(record)
+    with pytest.raises(InputError):
+        account.read({"version": 1, "kind": RESIDUAL, "inputs": {}})
+
+
+def test_thresholds_are_the_parts_that_an_account_keeps() -> None:
+    generator = np.random.default_rng(1)
+    maxima = generator.exponential(1.0, (5, budget.DAYS)) + 2
+    maxima[1, :60], maxima[2] = np.nan, np.nan
+    per_week = np.array([0.1, 0.2, 0.1, 1.0, 0.05])
+    whole = budget.thresholds(maxima, per_week, 60.0)
+    pool = budget.pooled(maxima, per_week, 60.0)
+    for row in range(5):
+        one = budget.mixed(maxima[[row]], per_week[[row]], pool[[row]])
+        assert one[0] == whole[row]
+
+
+def test_another_budget_counts_at_once() -> None:
+    _, seen, found = lived(0.1)
+    later = follow(with_other_budget(found.state), replace(seen, now=seen.now + 300), 10.0, 300.0)
+    assert (later.threshold < found.threshold).all()
