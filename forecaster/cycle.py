@@ -155,6 +155,7 @@ class Cycle:
             clock_skew_seconds=reading.clock_skew_seconds,
             notices=notices,
             recent=self._recent,
+            band=self._vigil.band,
             rejected_rows=dict(self._foresight.rejected),
         )
 

@@ -15,6 +15,7 @@ from forecaster.domain import (
     Forecast,
     HpaFacts,
     Incident,
+    IntArray,
     Mode,
     Recommendation,
     SeriesBatch,
@@ -67,6 +68,15 @@ class Recent:
     coarse: SeriesBatch  # means, `COARSE_SPAN` back
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Band:
+    """What was expected in the last hours, each value as it was before its sample came. Not kept over a restart."""
+
+    times: IntArray  # (time,) Unix seconds, ascending; 0 where there was no step yet
+    low: FloatArray  # (row, time) rows as Publication.keys; NaN where not known
+    high: FloatArray
+
+
 FINE_SPAN = timedelta(hours=6)
 COARSE_SPAN = timedelta(hours=24)
 
@@ -97,4 +107,5 @@ class Publication:
     clock_skew_seconds: float | None = None  # Prometheus' clock minus ours
     notices: tuple[Reason, ...] = ()  # about the service as a whole: Prometheus out of reach, bad configuration
     recent: Recent | None = None  # of the load, for charts
+    band: Band | None = None
     rejected_rows: Mapping[str, int] = field(default_factory=dict)  # forecaster -> rows it lost so far, see Foresight

@@ -21,10 +21,12 @@ from forecaster.anomaly.incidents import named
 from forecaster.chunks import Span
 from forecaster.domain import BoolArray, FloatArray, Forecast, Incident, SeriesKey
 from forecaster.foresight import HOUR
+from forecaster.publication import FINE_SPAN, Band
 from forecaster.reasons import Reason
-from forecaster.rows import Rows
+from forecaster.rows import Arrays, Rows
 from forecaster.scaling import tripwires
 
+MOST_COLUMNS = 360  # of what was expected: 29 MB for 10,000 rows
 DOUBT = 120  # seconds by which a fault of the unit can be dated too early: they are forgotten with the old unit's past
 
 
@@ -44,6 +46,9 @@ class Vigil:
         self.faults: tripwires.Faults | None = None
         self.followed: follow.Followed | None = None
         self._taught = NOTHING
+        self._columns = min(MOST_COLUMNS, int(FINE_SPAN.total_seconds()) // self._step)
+        self._band_times = np.zeros(self._columns, dtype=np.int64)
+        self._band = Rows((), {}).aligned((), self._blank_band())
         self.accounts: dict[str, Mapping[str, Any]] = {}  # of the last step: what the digits of incidents rest on
 
     def spend(self, per_week: float) -> None:
@@ -59,7 +64,9 @@ class Vigil:
         self._taught = taught
         self._anomalies = follow.with_other_budget(self._anomalies)
         for key in list(self.excluded):
-            spans = feedback.without(self.excluded[key], taught.harmless.get(named(key), ()))
+            given_back = self._taught.harmless.get(named(key), ())
+            # what is left of a span and shorter than a step holds no sample
+            spans = [one for one in feedback.without(self.excluded[key], given_back) if one[1] - one[0] >= self._step]
             self.excluded[key] = spans
             if not spans:
                 del self.excluded[key]
@@ -73,6 +80,7 @@ class Vigil:
         self._tripwires = self._tripwires.aligned(keys, tripwires.blank())
         self._anomalies = follow.start(keys, self._anomalies)
         self._frozen = self._frozen.aligned(keys, self._blank())
+        self._band = self._band.aligned(keys, self._blank_band())
         self.faults, self.followed = None, None
 
     def freeze(self, forecast: Forecast) -> None:
@@ -124,9 +132,28 @@ class Vigil:
         begun = self.new_regime()
         self.followed = follow.begun_anew(found, begun, head)
         self._anomalies = self.followed.state
+        self._remember_band(head, self.followed)
         if begun.any():  # what was forecast of these rows was in another unit: it judges nothing that comes
             self._frozen = self._frozen.cleared(begun, self._blank())
         self._exclude(head, self.followed.exclude & ~masked)
+
+    @property
+    def band(self) -> Band:
+        """What was expected in the last hours, before each sample came."""
+        return Band(self._band_times, self._band.arrays["low"], self._band.arrays["high"])
+
+    def _remember_band(self, head: int, found: follow.Followed) -> None:
+        """New arrays each time: the ones before may be drawn from by another thread."""
+        self._band_times = np.append(self._band_times[1:], head)
+        arrays = {
+            name: np.concatenate([self._band.arrays[name][:, 1:], values.astype(np.float32)[:, None]], axis=1)
+            for name, values in (("low", found.low), ("high", found.high))
+        }
+        self._band = Rows(self.keys, arrays)
+
+    def _blank_band(self) -> Arrays:
+        empty = np.full((1, self._columns), np.nan, dtype=np.float32)
+        return {"low": empty, "high": empty}
 
     def open_incidents(self) -> tuple[Incident, ...]:
         """Also right after a restart, before the first step."""

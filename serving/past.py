@@ -28,6 +28,7 @@ DECISION_LASTS = 660.0  # seconds a stored decision stands: the next comes withi
 SPARK_POINTS = 48
 COLUMNS = ("floor", "desired", "current", "ready", "lowest", "highest", "capacity")
 
+_UNKNOWN = (None, None)
 Column = list[float | None]  # null where a value is not known
 
 
@@ -41,6 +42,8 @@ class Past:
     step_seconds: float | None
     times: list[float]
     load: Column
+    expected_low: Column  # what was expected at these times, before the sample came
+    expected_high: Column
     decided_at: list[float]
     decided: Mapping[str, Column]  # by COLUMNS
     incidents: tuple[Incident, ...]  # open in these hours, oldest first
@@ -76,6 +79,7 @@ def past(rendered: Rendered | None, store: Store, name: str, hours: int) -> Past
     else:
         step, times, load = _load(rendered, name, hours)
         points.append(_now(rendered, name))
+    band = _band(rendered, name)
     shown = [(at, value) for at, value in zip(times, load, strict=True) if at >= since.timestamp()]
     decided_at, decided = _steps(points, since.timestamp())
     return Past(
@@ -85,6 +89,8 @@ def past(rendered: Rendered | None, store: Store, name: str, hours: int) -> Past
         step_seconds=step,
         times=[at for at, _ in shown],
         load=[value for _, value in shown],
+        expected_low=[band.get(at, _UNKNOWN)[0] for at, _ in shown],
+        expected_high=[band.get(at, _UNKNOWN)[1] for at, _ in shown],
         decided_at=decided_at,
         decided=decided,
         incidents=_incidents(store, name, since),
@@ -100,6 +106,8 @@ def past_json(one: Past) -> Json:
         "stepSeconds": one.step_seconds,
         "times": [when(at) for at in one.times],
         "load": one.load,
+        "expectedLow": one.expected_low,
+        "expectedHigh": one.expected_high,
         "replicas": {
             "times": [when(at) for at in one.decided_at],
             "floor": whole["floor"],
@@ -178,6 +186,15 @@ def _load(rendered: Rendered, name: str, hours: int) -> tuple[float, list[float]
         times.append(newest_at)
         load.append(newest)
     return batch.step.total_seconds(), times, load
+
+
+def _band(rendered: Rendered | None, name: str) -> dict[float, tuple[float | None, float | None]]:
+    """Time -> what was expected of the load then; since the process started, at most some hours."""
+    if rendered is None or (band := rendered.publication.band) is None:
+        return {}
+    row = rendered.by_name[name].row
+    pairs = zip(band.times.tolist(), band.low[row].tolist(), band.high[row].tolist(), strict=True)
+    return {float(at): (_number(low), _number(high)) for at, low, high in pairs if at}
 
 
 def _point(one: StoredDecision) -> tuple[float, dict[str, float | None]]:

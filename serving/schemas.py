@@ -382,6 +382,8 @@ class HistoryOut(Answer):
     step_seconds: float | None
     times: list[datetime]
     load: list[float | None]
+    expected_low: list[float | None] = Field(description="What was expected at these times, before the sample came.")
+    expected_high: list[float | None]
     replicas: ReplicasOut
     incidents: list[IncidentOut]
     note: str | None = Field(description="Why something is missing, or coarser than elsewhere.")

@@ -203,7 +203,7 @@ def _common(members: Sequence[Incident], names: Sequence[str], workloads: int, o
         parts += tuple(part for part in old.parts if part.workload not in have)
     kinds = {one.kind for one in members}
     fault = kinds == {datafault.KIND}
-    what = "data of" if fault else "alarms of"
+    what = "Faulty data of" if fault else "Alarms of"
     text = (
         f"{what} {len(names)} of {workloads} workloads at once since {onset:%Y-%m-%d %H:%M} UTC: likely one common "
         f"cause{', such as Prometheus or the network' if fault else ''}: {listed(list(names))}"

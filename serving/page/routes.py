@@ -12,13 +12,13 @@ from fastapi import FastAPI, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from serving import auth, problems
-from serving.page import answers, demo, listing, workload
+from serving.page import answers, demo, incidents, listing, workload
 from serving.page.answers import HTML, packed
 from serving.page.shell import Shell, Viewer
 from serving.page.words import text
 from serving.past import LONGEST_HOURS, Past
 from serving.problems import Problem
-from serving.render import newest_first
+from serving.render import MOST_RECENT_INCIDENTS, newest_first
 
 if TYPE_CHECKING:
     from serving.api import Edges
@@ -116,6 +116,23 @@ def install(app: FastAPI, edges: Edges, shell: Shell, past_of: PastOf) -> None:
     @app.get("/parts/workloads/{name:path}", include_in_schema=False)
     async def one_part(request: Request, name: str, hours: Hours = 6) -> Response:
         return await packed(request, (await workload_part(request, name, hours)).encode(), HTML)
+
+    def incidents_part(request: Request, chosen: str) -> str:
+        listed = newest_first(edges.store.incidents.copy())[:MOST_RECENT_INCIDENTS]
+        may_judge = viewer_of(request).is_operator and edges.role != "loop"
+        return incidents.part(incidents.View(listed, may_judge, chosen))
+
+    @app.get("/incidents", include_in_schema=False)
+    async def incidents_page(request: Request, id: Text = "") -> Response:
+        address = "/parts/incidents" + (f"?id={quote(id, safe='')}" if id else "")
+        markup = await anyio.to_thread.run_sync(incidents_part, request, id)
+        body = f"<h1>Incidents</h1>{live(address, markup)}"
+        html = shell.page("Incidents · Forecaster", body, "/incidents", viewer_of(request), ("incidents.js",))
+        return await packed(request, html, HTML)
+
+    @app.get("/parts/incidents", include_in_schema=False)
+    async def incidents_again(request: Request, id: Text = "") -> Response:
+        return await packed(request, (await anyio.to_thread.run_sync(incidents_part, request, id)).encode(), HTML)
 
     @app.get("/demo", include_in_schema=False)
     async def demo_page(request: Request) -> Response:

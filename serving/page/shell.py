@@ -13,7 +13,13 @@ from forecaster.reasons import ADVICE, ReasonCode
 from serving.page import assets as files
 from serving.page.words import note, prose, table, text
 
-LINKS = (("/workloads", "Workloads"), ("/reasons", "Reasons"), ("/docs", "REST"), ("/metrics", "Metrics"))
+LINKS = (
+    ("/workloads", "Workloads"),
+    ("/incidents", "Incidents"),
+    ("/reasons", "Reasons"),
+    ("/docs", "REST"),
+    ("/metrics", "Metrics"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from forecaster.domain import Forecast, Incident, Mode, Recommendation
 from forecaster.publication import Publication, WorkloadStatus
 from forecaster.quantiles import at_level
 from forecaster.reasons import ADVICE, Reason, ReasonCode
-from serving.page import assets, words
+from serving.page import assets, incidents, words
 from serving.page.listing import banners
 from serving.page.words import MISSING, code, note, number, percent, pill, prose, span, table, text, whole
 from serving.past import Column, Past, moment
@@ -28,7 +28,6 @@ RANGES = (6, 24)  # hours shown
 MOST_INCIDENTS = 20
 TABLE_ROWS = 24  # of a chart's data table, per part
 LATE_START = 600.0  # seconds without a decision at the beginning of the chart that are worth a word
-FEEDBACK = (("real", "Real"), ("expected", "Expected"), ("false_alarm", "False alarm"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,6 +158,7 @@ def _load_chart(view: View) -> str:
                 f'data-forecast="{"" if missing else f"/api/v1/workloads/{address}/forecast?horizon={reach}"}"',
                 (
                     ("load", "load"),
+                    ("expected", "what was expected before"),
                     ("median", "median of the forecast"),
                     ("fan", "forecast: 50, 80 and 98 % of the time inside"),
                     ("capacity", "capacity of the ready replicas"),
@@ -194,16 +194,22 @@ def _load_sentence(view: View, known: Sequence[float]) -> str:
 def _load_table(view: View) -> str:
     past = view.past
     before = [
-        (words.moment(moment(past.times[i])), number(past.load[i]), "", "", "") for i in _thinned(len(past.times))
+        (words.moment(moment(past.times[i])), number(past.load[i]), _expected(past, i), "", "", "")
+        for i in _thinned(len(past.times))
     ]
     out = [
         table(
             "Load, measured and forecast",
-            ("time", "load", "10 %", "median", "90 %"),
+            ("time", "load", "expected", "10 %", "median", "90 %"),
             [*before, *_future(view)],
         )
     ]
     return _details("Data of this chart", out, view)
+
+
+def _expected(past: Past, i: int) -> str:
+    low, high = past.expected_low[i], past.expected_high[i]
+    return "" if low is None or high is None else f"{number(low)} to {number(high)}"
 
 
 def _future(view: View) -> list[tuple[str, ...]]:
@@ -217,7 +223,7 @@ def _future(view: View) -> list[tuple[str, ...]]:
     for i in _thinned(len(within)):
         low, middle, high = _at(forecast, view.status.row, within[i], (0.1, 0.5, 0.9))
         at = forecast.origin + timedelta(seconds=within[i])
-        rows.append((words.moment(at), "", number(low), number(middle), number(high)))
+        rows.append((words.moment(at), "", "", number(low), number(middle), number(high)))
     return rows
 
 
@@ -373,45 +379,14 @@ def _quality(view: View) -> str:
 def _incidents(view: View) -> str:
     head = '<section class="card" id="incidents"><h2>Incidents</h2>'
     if not view.incidents:
-        return (
-            f"{head}<p>None. When the load or a resource leaves what was expected for longer than chance allows, it "
-            "stands here; <code>alarms.falseAlarmsPerWorkloadPerWeek</code> sets how readily.</p></section>"
-        )
+        return f"{head}{incidents.NONE}</section>"
     out = [head, '<ul class="incidents">']
-    out += [_incident(view, one) for one in view.incidents[:MOST_INCIDENTS]]
+    out += [incidents.item(one, view.may_judge) for one in view.incidents[:MOST_INCIDENTS]]
     out.append("</ul>")
     if len(view.incidents) > MOST_INCIDENTS:
         address = f"/api/v1/anomalies?workload={quote(view.name, safe='')}"
         out.append(f'<p>{len(view.incidents) - MOST_INCIDENTS} older ones: <a href="{text(address)}">REST</a>.</p>')
-    if view.may_judge:
-        out.append(
-            '<p class="no-script">Saying what an incident was needs JavaScript here, or <code>POST '
-            "/api/v1/anomalies/ID/feedback</code>.</p>"
-        )
-    else:
-        out.append("<p>An operator can say here what each of them was.</p>")
-    return "".join([*out, '<p id="said" role="status" data-keep="said"></p></section>'])
-
-
-def _incident(view: View, one: Incident) -> str:
-    ended = f"closed {words.moment(one.closed_at)}" if one.closed_at else "<strong>open</strong>"
-    expected = f"{number(one.expected_low)} to {number(one.expected_high)}"
-    buttons = ""
-    if view.may_judge:
-        buttons = "".join(
-            f'<button type="button" data-feedback="{value}" '
-            f'aria-pressed="{"true" if one.feedback == value else "false"}">{title}</button> '
-            for value, title in FEEDBACK
-        )
-        buttons = f'<div class="judge" role="group" aria-label="What was it?" hidden>What was it? {buttons}</div>'
-    elif one.feedback:
-        buttons = f"<p>Said to be: {dict(FEEDBACK).get(one.feedback, text(one.feedback)).lower()}</p>"
-    return (
-        f'<li data-key="{text(one.id)}" data-incident="{text(one.id)}" class="{text(one.severity)}">'
-        f"<p><strong>{text(one.sentence)}</strong> <small>{text(one.role)} · {text(one.kind)} · {text(one.severity)} · "
-        f"observed {number(one.observed)}, expected {expected}</small></p>"
-        f"<p>Began {words.moment(one.onset)}, noticed {words.moment(one.opened_at)}, {ended}.</p>{buttons}</li>"
-    )
+    return "".join([*out, incidents.how_to_judge(view.may_judge), f"{incidents.SAID}</section>"])
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

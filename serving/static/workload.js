@@ -1,6 +1,7 @@
 // One workload: its two charts, kept current, and what an operator says of its incidents.
 
 import { Chart, colour, line, seconds, step } from "./charts.js";
+import { judging, offer } from "./feedback.js";
 import { follow } from "./live.js";
 
 const charts = new WeakMap(); // host -> Chart
@@ -47,7 +48,7 @@ async function drawLoad(host) {
   const { replicas } = history;
   // The capacity stands until the present, no further.
   const capacity = [[...replicas.times.map(seconds), now], [...replicas.readyCapacity, replicas.readyCapacity.at(-1) ?? null]];
-  const tables = [[history.times.map(seconds), history.load], capacity];
+  const tables = [[history.times.map(seconds), history.load, history.expectedLow, history.expectedHigh], capacity];
   const levels = forecast?.values.length ? forecast.quantiles : [];
   if (levels.length) {
     tables.push([forecast.times.map(seconds), ...levels.map((_, k) => forecast.values.map((row) => row[k]))]);
@@ -58,13 +59,20 @@ async function drawLoad(host) {
   const make = () => {
     const bands = pairs(levels);
     const median = levels.indexOf(0.5);
-    const series = [line("load", "load"), step("capacity", "capacity", { dash: [6, 4] })];
+    const series = [
+      line("load", "load"),
+      line("expected from", "expected", { width: 0 }),
+      line("expected to", "expected", { width: 0 }),
+      step("capacity", "capacity", { dash: [6, 4] }),
+    ];
+    const first = series.length + 1; // of the forecast's levels; 0 is the time
     levels.forEach((level, k) => {
       if (k === median) series.push(line("forecast", "median", { dash: [2, 3] }));
       else series.push(line(`${100 * level} %`, "median", { width: 0 }));
     });
     series.push({ show: false });
-    return { series, bands: bands.map(([low, high]) => ({ series: [high + 3, low + 3], fill: colour("fan") })) };
+    const fans = bands.map(([low, high]) => ({ series: [high + first, low + first], fill: colour("fan") }));
+    return { series, bands: [{ series: [3, 2], fill: colour("expected") }, ...fans] };
   };
   const readout = host.closest("figure").querySelector(".readout");
   const chart = charts.get(host) ?? new Chart(host, { make, readout, sync: "workload" });
@@ -105,7 +113,7 @@ async function drawReplicas(host) {
 const DRAW = { load: drawLoad, replicas: drawReplicas };
 
 async function changed(part) {
-  for (const group of part.querySelectorAll(".judge[hidden]")) group.hidden = false;
+  offer(part);
   if (!globalThis.uPlot) return;
   answers = new Map();
   for (const host of part.querySelectorAll("[data-chart]")) {
@@ -118,29 +126,4 @@ async function changed(part) {
   }
 }
 
-const page = follow(changed);
-
-// --- feedback ---
-
-document.addEventListener("click", async (event) => {
-  const button = event.target.closest("button[data-feedback]");
-  if (!button) return;
-  const { incident } = button.closest("[data-incident]").dataset, said = document.getElementById("said");
-  const headers = { "Content-Type": "application/json" };
-  const token = document.querySelector("meta[name=csrf]")?.content;
-  if (token) headers["X-CSRF-Token"] = token;
-  try {
-    const answer = await fetch(`/api/v1/anomalies/${encodeURIComponent(incident)}/feedback`, {
-      method: "POST",
-      headers,
-      body: JSON.stringify({ feedback: button.dataset.feedback }),
-    });
-    const told = await answer.json();
-    if (!answer.ok) throw new Error(told.detail);
-    for (const one of button.parentElement.querySelectorAll("button")) one.setAttribute("aria-pressed", String(one === button));
-    said.textContent = `Saved: ${button.textContent.toLowerCase()}.`;
-    page.now();
-  } catch (error) {
-    said.textContent = `Not saved: ${error.message}`;
-  }
-});
+judging(follow(changed));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forecaster.anomaly.feedback import taught
 from forecaster.domain import BoolArray, FloatArray, Incident, SeriesKey, WorkloadSpec
 from forecaster.foresight import LEVELS
 from forecaster.history import History
@@ -98,6 +100,42 @@ def test_a_sample_is_judged_by_what_was_frozen_before_it_came() -> None:
     assert one.followed.score[0] > 5 and one.followed.high[0] == pytest.approx(106.0, rel=0.02)
     see(one, 31, np.array([300.0, 300.0]))
     assert one.followed.low[1] == pytest.approx(294.0, rel=0.02)
+
+
+def test_what_was_expected_is_remembered_with_its_time() -> None:
+    one = vigil()
+    lived(one, 0, 5)
+    band = one.band
+    assert band.times.tolist()[-5:] == [ORIGIN + 60 * at for at in range(5)] and not band.times[:-5].any()
+    assert np.isnan(band.low[:, -5]).all() and (band.low[:, -4:] < 100).all() and (band.high[:, -4:] > 100).all()
+    lived(one, 5, 6)
+    assert band.times[-1] == ORIGIN + 240  # what was handed out stays as it was
+    one.align(KEYS[::-1], SERIES[::-1])
+    np.testing.assert_array_equal(one.band.low[::-1, -5:-1], band.low[:, -4:])
+
+
+def test_a_false_alarm_gives_its_samples_back_to_learning() -> None:
+    one = vigil()
+    lived(one, 0, 34, with_spike())
+    (incident,) = one.open_incidents()
+    assert one.excluded
+    one.teach(taught([replace(incident, feedback="real")]))
+    assert one.excluded
+    one.teach(taught([replace(incident, feedback="false_alarm")]))
+    assert not one.excluded
+
+
+def test_an_open_incident_that_is_expected_closes_at_the_next_step() -> None:
+    one = vigil()
+    loads = with_spike(steps=12)
+    lived(one, 0, 34, loads)
+    (incident,) = one.open_incidents()
+    one.teach(taught([replace(incident, feedback="expected")]))
+    lived(one, 34, 35, loads)
+    assert one.followed is not None
+    assert [closed.id for closed in one.followed.closed] == [incident.id] and one.open_incidents() == ()
+    lived(one, 35, 42, loads)
+    assert one.open_incidents() == ()
 
 
 def test_a_forecast_for_another_time_judges_nothing() -> None:

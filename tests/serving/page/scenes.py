@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from forecaster.domain import Candidate, HpaFacts, Incident, Mode, ScaleSpec
-from forecaster.publication import Publication, WorkloadStatus
+from forecaster.domain import Candidate, HpaFacts, Incident, Mode, Nearby, ScaleSpec
+from forecaster.publication import Band, Publication, WorkloadStatus
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.scaling import decision
 from forecaster.scaling.record import to_json
@@ -44,6 +44,7 @@ def made(names: Sequence[str], at: datetime = NOW) -> Publication:
     forecast = replace(base.forecast, horizons=horizons, levels=LEVELS, values=values, peak=values[:, 4])
     return replace(
         base,
+        band=band(base),
         forecast=forecast,
         workloads=tuple(_status(one, i) for i, one in enumerate(base.workloads)),
         recommendations=tuple(
@@ -115,7 +116,23 @@ def incidents(name: str) -> list[Incident]:
         severity="critical",
         expected_high=140.0,
     )
-    return [incident("i-open", name), closed]
+    first = incident("i-open", name)
+    cpu = replace(first, id="i-cpu", role="cpu", score=4.2, observed=6.1, expected_low=2.0, expected_high=3.5)
+    first = replace(
+        first,
+        threshold=3.9,
+        parts=(replace(first, threshold=3.9).part(), replace(cpu, threshold=3.7).part()),
+        nearby=(Nearby("deploy", NOW - timedelta(minutes=11), "deploy (v2.3) at 11:49 UTC"),),
+    )
+    return [first, closed]
+
+
+def band(one: Publication) -> Band:
+    """What was expected over the last two hours, around the load."""
+    assert one.recent is not None
+    times = one.recent.fine.times[-120:]
+    load = np.nan_to_num(one.recent.fine.values[:, -120:], nan=float("nan"))
+    return Band(times, load * 0.85, load * 1.15)
 
 
 def edges(published: Publication | None, **more: Any) -> api.Edges:

@@ -149,6 +149,21 @@ def test_from_the_list_to_an_incident_that_was_real(visiting: Visiting) -> None:
         expect(pressed).to_have_text("Real")
 
 
+def test_an_incident_is_judged_on_the_page_of_all_incidents(visiting: Visiting) -> None:
+    edges = scenes.shop()
+    with visiting(edges) as visit:
+        page = visit.go("/incidents?id=i-open")
+        one = page.locator('[data-incident="i-open"]')
+        expect(one.get_by_role("table")).to_contain_text("cpu")  # its evidence shows without a click
+        one.get_by_role("button", name="False alarm").click()
+        expect(page.locator("#said")).to_have_text("Saved: false alarm.")
+        assert edges.store.incidents["i-open"].feedback == "false_alarm"
+        expect(one.locator('[aria-pressed="true"]')).to_have_text("False alarm")
+        assert serious(page) == []
+        one.get_by_role("link", name="checkout").click()
+        visit.drawn(2)
+
+
 def test_the_list_is_sorted_by_the_heads_and_by_the_keyboard(visiting: Visiting) -> None:
     with visiting(scenes.shop()) as visit:
         page = visit.go("/workloads")

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from forecaster.anomaly.grouping import COMMON_CAUSE
 from forecaster.domain import Mode
 from forecaster.publication import Publication
 from forecaster.reasons import Reason, ReasonCode
@@ -24,7 +25,7 @@ from serving import api
 from serving.page import assets, demo, words
 from serving.render import render
 from tests.serving.page import scenes
-from tests.serving.publications import NOW
+from tests.serving.publications import NOW, incident
 
 Open = Callable[[api.Edges], TestClient]
 
@@ -224,10 +225,59 @@ def test_who_may_not_judge_gets_no_buttons(opened: Open) -> None:
     assert "data-feedback" not in text and "An operator can say" in text
 
 
+# --- incidents -------------------------------------------------------------------------------------------------------
+
+
+def test_all_incidents_stand_on_one_page_with_their_evidence(opened: Open) -> None:
+    page = Outline(opened(scenes.shop()).get("/incidents").text)
+    for words in ("1 open", "load is far above", "load was twice", "Evidence: 2 series, 1 nearby", "deploy (v2.3)"):
+        assert words in page.words, words
+    assert "forecaster explain --incident i-open" in page.words and "100 to –" in page.words
+    assert {attributes.get("data-incident") for tag, attributes in page.tags if tag == "li"} >= {"i-open", "i-closed"}
+    assert [attributes["data-feedback"] for tag, attributes in page.tags if "data-feedback" in attributes] == [
+        *("real", "expected", "false_alarm") * 2
+    ]
+
+
+def test_a_link_to_an_incident_shows_it_first_with_its_evidence(opened: Open) -> None:
+    client = opened(scenes.shop())
+    text = client.get("/incidents?id=i-closed").text
+    assert text.index("i-closed") < text.index("i-open") and text.count("<details open>") == 1
+    assert text.count('data-incident="i-closed"') == 1
+    assert "/parts/incidents?id=i-closed" in text
+    assert "is not kept any more" in client.get("/parts/incidents?id=gone").text
+
+
+def test_a_common_cause_names_its_workloads_and_they_name_it(opened: Open) -> None:
+    edges = scenes.shop()
+    one = incident("m", "ns/app")
+    fleet = replace(incident("c"), workload="*", kind=COMMON_CAUSE, parts=(one.part(),))
+    edges.store.put_incidents([fleet, replace(one, cause="c")])
+    text = opened(edges).get("/incidents").text
+    assert '<a href="/workloads/ns/app">ns/app</a> ↑' in text and "explain --incident c" not in text
+    assert '<a href="/incidents?id=c">Part of a common cause.</a>' in text
+
+
+def test_no_incident_anywhere_says_so(opened: Open) -> None:
+    text = opened(scenes.edges(scenes.made(("a",)), role="loop")).get("/incidents").text
+    assert "none is open" in text and "falseAlarmsPerWorkloadPerWeek" in text and "An operator can say" in text
+
+
+def test_the_band_that_was_expected_stands_beside_the_load(opened: Open) -> None:
+    client = opened(scenes.shop())
+    told = client.get("/api/v1/workloads/checkout/history?hours=6").json()
+    known = [(a, x, b) for a, x, b in zip(told["expectedLow"], told["load"], told["expectedHigh"], strict=True) if a]
+    assert 60 < len(known) < 121 and all(a < x < b for a, x, b in known)
+    assert told["expectedLow"][0] is None  # the process has not run for six hours
+    assert "what was expected before" in client.get("/workloads/checkout").text
+
+
 # --- safe and small --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/workloads", "/workloads/{name}", "/parts/workloads", "/parts/workloads/{name}"])
+@pytest.mark.parametrize(
+    "path", ["/workloads", "/workloads/{name}", "/parts/workloads", "/parts/workloads/{name}", "/incidents"]
+)
 def test_a_hostile_workload_stays_text_everywhere(opened: Open, path: str) -> None:
     reason = Reason(ReasonCode.QUERY_ERROR, f"parse error: {scenes.HOSTILE}")
     made = with_workload({"reasons": (reason,)}, scenes.made((scenes.HOSTILE,)))
