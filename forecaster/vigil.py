@@ -140,7 +140,8 @@ class Vigil:
     @property
     def band(self) -> Band:
         """What was expected in the last hours, before each sample came."""
-        return Band(self._band_times, self._band.arrays["low"], self._band.arrays["high"])
+        low, high = (np.asarray(self._band.arrays[name], dtype=np.float32) for name in ("low", "high"))
+        return Band(self._band_times, low, high)
 
     def _remember_band(self, head: int, found: follow.Followed) -> None:
         """New arrays each time: the ones before may be drawn from by another thread."""

@@ -58,7 +58,8 @@ config = Settings(store=str(folder / "f.db"), prometheus=None, interval=timedelt
                   history=timedelta(days=28), step=timedelta(minutes=1), workloads=(1,),
                   model="bundled", mlflow=Settings(cache=folder / "models", poll_interval=timedelta(minutes=1)),
                   kubernetes=Settings(read_hpas="never", kubeconfig=None),
-                  server=Settings(tls_cert_file=None, tls_key_file=None))
+                  alarms=Settings(webhooks=(), alertmanager=None),
+                  server=Settings(host="127.0.0.1", port=0, external_url=None, tls_cert_file=None, tls_key_file=None))
 listening = server.bind("127.0.0.1", 0)
 print(listening.getsockname()[1], flush=True)
 def make(config, source):

@@ -230,8 +230,8 @@ def test_who_may_not_judge_gets_no_buttons(opened: Open) -> None:
 
 def test_all_incidents_stand_on_one_page_with_their_evidence(opened: Open) -> None:
     page = Outline(opened(scenes.shop()).get("/incidents").text)
-    for words in ("1 open", "load is far above", "load was twice", "Evidence: 2 series, 1 nearby", "deploy (v2.3)"):
-        assert words in page.words, words
+    for said in ("1 open", "load is far above", "load was twice", "Evidence: 2 series, 1 nearby", "deploy (v2.3)"):
+        assert said in page.words, said
     assert "forecaster explain --incident i-open" in page.words and "100 to –" in page.words
     assert {attributes.get("data-incident") for tag, attributes in page.tags if tag == "li"} >= {"i-open", "i-closed"}
     assert [attributes["data-feedback"] for tag, attributes in page.tags if "data-feedback" in attributes] == [
