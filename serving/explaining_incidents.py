@@ -31,8 +31,8 @@ class Explained:
 
     @property
     def by_rule(self) -> bool:
-        """Opened by a rule that has no digits to recompute, or by a detector that keeps no account."""
-        return self.part.kind not in account.KINDS
+        """Opened by a rule, which has no digits to recompute."""
+        return not account.is_scored(self.part)
 
     @property
     def same(self) -> bool:
@@ -116,7 +116,7 @@ def explained(incident: Incident, accounts: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _explained(part: Part, record: Mapping[str, Any] | None) -> Explained:
-    if record is None or part.kind not in account.KINDS:
+    if record is None or not account.is_scored(part):
         return Explained(part, None, None, ())
     told = account.read(record)
     digits = account.digits(told)
@@ -173,20 +173,18 @@ def _series(one: Explained) -> list[str]:
     lines = [f"{part.workload} {part.role} ({part.kind}, {part.direction})"]
     if one.account is None or one.digits is None:
         if one.by_rule:
-            return [*lines, "  opened by a rule, or by a detector that keeps no account: no digits to recompute"]
+            return [*lines, "  opened by a rule, not by a score: no digits to recompute"]
         return [*lines, f"  NOT RECOMPUTED: {NO_ACCOUNT}"]
-    given, made = one.account, one.digits
+    given, made = one.account.inputs, one.digits
     at = datetime.fromtimestamp(given.now, UTC)
-    days = sum(value == value for value in given.maxima)
-    learning = "; twice as high, for it is not known for half a day yet" if given.young else ""
     lines += [
         f"  observed           {made.observed:.6g} at {_time(at)}",
         f"  forecast, 1 step   {_quantiles(given.levels, given.one_step)}",
         f"  forecast, 1 hour   {_quantiles(given.levels, given.one_hour)}",
         f"  expected           {made.expected_low:.6g} to {made.expected_high:.6g}",
-        f"  score              {made.score:.4f}   against {sum(given.past):.0f} samples of its own past",
-        f"  threshold          {made.threshold:.4f}   for {given.per_week:.3g} false alarms a week, from {days} own "
-        f"days and {given.pool:.4f} of the fleet{learning}",
+        f"  score              {made.score:.4f}",
+        f"  threshold          {made.threshold:.4f}   for {given.per_week:.3g} false alarms a week, from "
+        f"{account.own_days(one.account)} own days and {given.pool:.4f} of the fleet",
     ]
     if one.different:
         told = ", ".join(f"{name} {getattr(part, name)!r}, now {getattr(made, name)!r}" for name in one.different)

@@ -1,46 +1,58 @@
 """What the digits of an incident rest on, kept when it opens and whenever it worsens, and the same digits anew.
 
-Recomputing needs no model, no Prometheus and no clock. The threshold's share of the fleet is kept as one number: the
-scores of all other rows are not.
+Kept is the row's whole state before the sample, and the sample; recomputing is that one step again, by `follow` itself,
+so no detector can be left out. It needs no model, no Prometheus and no clock. The threshold's share of the fleet is
+kept as one number: the scores of all other rows are not.
 """
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from forecaster.anomaly import budget, residual
+from forecaster.anomaly import budget, follow
 from forecaster.anomaly.feedback import Taught
-from forecaster.anomaly.follow import RESIDUAL, AnomalyState, Followed, Seen
+from forecaster.anomaly.follow import AnomalyState, Followed, Seen
 from forecaster.anomaly.incidents import named
 from forecaster.domain import Incident, Part
 from forecaster.errors import InputError
-from forecaster.rows import Arrays
+from forecaster.rows import Arrays, Rows
 from forecaster.scaling.record import from_json, to_json
 
 VERSION = 1
-KINDS = frozenset({RESIDUAL})  # whose digits can be recomputed
 DIGITS = ("observed", "expected_low", "expected_high", "score", "threshold")
+_TYPES = frozenset({"<f8", "<f4", "<i8", "<i4", "<i2", "|b1"})
+_LARGEST = 1_000_000  # bytes of one row's state
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """All that the digits of one row at one time rest on."""
+class Inputs:
+    """The step that is told of; what of it is not in the row's state."""
 
+    key: str
     now: int  # Unix seconds: the grid point of the sample
+    step_seconds: float
     observed: float
     levels: tuple[float, ...]
     one_step: tuple[float, ...]  # quantiles of the forecast issued one step before; NaN where there was none
     one_hour: tuple[float, ...]  # the same, one hour before
-    spread: float  # usual distance from the median, unit of the series
-    past: tuple[float, ...]  # histogram of past surprises
-    maxima: tuple[float, ...]  # highest score of each of the row's own days
+    masked: bool
+    fault: int
     pool: float  # threshold that the fleet's days, or theory, ask for
     per_week: float  # false alarms that the row may spend
-    young: bool  # fewer than half a day of own scores: the threshold counts twice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Account:
+    """All that the digits of one row at one time rest on."""
+
+    inputs: Inputs
+    state: Rows  # of that one row, before the sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,11 @@ class Digits:
     threshold: float
 
 
+def is_scored(one: Incident | Part) -> bool:
+    """Whether it has digits: a score opened it, not a rule."""
+    return one.threshold > 0
+
+
 def accounts(
     before: AnomalyState, seen: Seen, found: Followed, per_week: float, step_seconds: float, taught: Taught
 ) -> dict[str, Mapping[str, Any]]:
@@ -61,68 +78,81 @@ def accounts(
     changed = {
         key: one
         for key, one in found.state.open.items()
-        if one.kind in KINDS and ((old := before.open.get(key)) is None or old.id != one.id or old.score != one.score)
+        if (old := before.open.get(key)) is None or old.id != one.id or old.score != one.score
     }
     if not changed:
         return {}
     keys = found.state.rows.keys
     row_of = {key: row for row, key in enumerate(keys)}
-    shares = budget.shares(keys, per_week) * taught.factors([named(key) for key in keys], RESIDUAL)
-    after = found.state.rows.arrays
-    pool = budget.pooled(np.asarray(after["maxima"], dtype=np.float64), shares, step_seconds)
-    young = budget.is_young(after)
+    shares = budget.shares(keys, per_week) * taught.factors([named(key) for key in keys], follow.RESIDUAL)
+    pool = budget.pooled(np.asarray(found.state.rows.arrays["maxima"], dtype=np.float64), shares, step_seconds)
     out: dict[str, Mapping[str, Any]] = {}
     for key, one in changed.items():
         row = row_of[key]
-        told = _account(before.rows.arrays, after, seen, row, float(pool[row]), float(shares[row]), bool(young[row]))
-        out[one.id] = {"version": VERSION, "kind": one.kind, "inputs": to_json(told)}
+        told = Inputs(
+            key=key,
+            now=seen.now,
+            step_seconds=float(step_seconds),
+            observed=float(seen.observed[row]),
+            levels=tuple(seen.levels),
+            one_step=tuple(float(value) for value in seen.one_step[row]),
+            one_hour=tuple(float(value) for value in seen.one_hour[row]),
+            masked=bool(seen.masked[row]),
+            fault=int(seen.faults[row]),
+            pool=float(pool[row]),
+            per_week=float(shares[row]),
+        )
+        state = {name: _packed(array[row : row + 1]) for name, array in before.rows.arrays.items()}
+        out[one.id] = {"version": VERSION, "inputs": to_json(told), "state": state}
     return out
-
-
-def _account(before: Arrays, after: Arrays, seen: Seen, row: int, pool: float, per_week: float, young: bool) -> Account:
-    def floats(values: Any) -> tuple[float, ...]:
-        return tuple(float(value) for value in values)
-
-    return Account(
-        now=seen.now,
-        observed=float(seen.observed[row]),
-        levels=tuple(seen.levels),
-        one_step=floats(seen.one_step[row]),
-        one_hour=floats(seen.one_hour[row]),
-        spread=float(np.asarray(before["spread"])[row]),
-        past=floats(np.asarray(before["past"])[row]),
-        maxima=floats(np.asarray(after["maxima"])[row]),
-        pool=pool,
-        per_week=per_week,
-        young=young,
-    )
 
 
 def read(record: Mapping[str, Any]) -> Account:
     """Raises InputError where the record is of another release or damaged."""
-    if record.get("version") != VERSION or record.get("kind") not in KINDS:
+    if record.get("version") != VERSION:
         raise InputError(f"the stored account is of version {record.get('version')!r}: this release reads {VERSION}")
-    return from_json(Account, record["inputs"])
+    inputs = from_json(Inputs, record.get("inputs"))
+    try:
+        arrays: Arrays = {name: _unpacked(told) for name, told in record["state"].items()}
+        state = Rows((inputs.key,), arrays)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"the stored account of {inputs.key} is damaged: {error}") from error
+    blank = follow.blank()
+    if state.aligned(state.keys, blank) is not state or arrays.keys() != blank.keys():
+        raise InputError(f"the stored account of {inputs.key} is of another release: its state has another shape")
+    return Account(inputs, state)
 
 
 def digits(one: Account) -> Digits:
     """The digits, computed anew."""
-    made = residual.judged(
-        np.array([one.observed]),
-        np.array([one.one_step]),
-        np.array([one.one_hour]),
-        one.levels,
-        np.array([one.spread]),
-        np.array([one.past]),
+    given = one.inputs
+    seen = Seen(
+        now=given.now,
+        observed=np.array([given.observed]),
+        one_step=np.array([given.one_step]),
+        one_hour=np.array([given.one_hour]),
+        levels=given.levels,
+        masked=np.array([given.masked]),
+        faults=np.array([given.fault], dtype=np.int64),
     )
-    threshold = budget.mixed(np.array([one.maxima]), np.array([one.per_week]), np.array([one.pool]))[0]
+    made = follow.follow(AnomalyState(one.state), seen, given.per_week, given.step_seconds)
+    after = made.state.rows.arrays
+    threshold = budget.mixed(
+        np.asarray(after["maxima"], dtype=np.float64), np.array([given.per_week]), np.array([given.pool])
+    )
+    times = np.where(budget.is_young(after), budget.YOUNG, 1.0)
     return Digits(
-        one.observed,
+        given.observed,
         float(made.low[0]),
         float(made.high[0]),
         float(made.score[0]),
-        float(threshold) * (budget.YOUNG if one.young else 1.0),
+        float((times * threshold)[0]),
     )
+
+
+def own_days(one: Account) -> int:
+    """Days of own scores that the threshold rests on."""
+    return int((~np.isnan(np.asarray(one.state.arrays["maxima"], dtype=np.float64))).sum())
 
 
 def different(told: Incident | Part, again: Digits) -> list[str]:
@@ -130,3 +160,19 @@ def different(told: Incident | Part, again: Digits) -> list[str]:
     return [
         name for name in DIGITS if (a := getattr(told, name)) != (b := getattr(again, name)) and not (a != a and b != b)
     ]
+
+
+def _packed(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    return {
+        "dtype": array.dtype.str,
+        "shape": list(array.shape),
+        "data": base64.b64encode(np.ascontiguousarray(array).tobytes()).decode(),
+    }
+
+
+def _unpacked(told: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """Plain numbers only: the bytes may come from elsewhere."""
+    if told["dtype"] not in _TYPES or len(told["data"]) > _LARGEST or math.prod(told["shape"]) > _LARGEST:
+        raise ValueError(f"an array of {told['dtype']!r} with shape {told['shape']}")
+    values = np.frombuffer(base64.b64decode(told["data"], validate=True), dtype=np.dtype(told["dtype"]))
+    return values.reshape(told["shape"])

@@ -10,8 +10,9 @@ import pytest
 
 from forecaster.anomaly import account, budget
 from forecaster.anomaly.feedback import NOTHING, REAL, Taught, taught
-from forecaster.anomaly.follow import RESIDUAL, AnomalyState, Followed, Seen, follow, start, with_other_budget
+from forecaster.anomaly.follow import AnomalyState, Followed, Seen, follow, start, with_other_budget
 from forecaster.errors import InputError
+from forecaster.rows import Rows
 from tests.forecaster.anomaly.test_feedback import incident
 from tests.forecaster.anomaly.test_follow import LEVELS, NOW, around
 
@@ -50,7 +51,7 @@ def test_digits_come_out_as_they_were_told(days: float) -> None:
         kept = account.read(json.loads(json.dumps(records[one.id])))
         assert account.different(one, account.digits(kept)) == []
         assert one.threshold == account.digits(kept).threshold > 0
-    shares = {(one.workload, one.role): account.read(records[one.id]).per_week for one in found.opened}
+    shares = {(one.workload, one.role): account.read(records[one.id]).inputs.per_week for one in found.opened}
     wanted = {
         ("checkout", "load"): 2 * 0.1 / 3,
         ("checkout", "memory"): 0.1 / 3,
@@ -75,26 +76,46 @@ def test_it_is_kept_anew_when_the_incident_worsens_and_not_else() -> None:
     assert account.accounts(again.state, calm, after, 0.1, 300.0, NOTHING) == {}
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("spread", 99.0), ("observed", 500.0), ("pool", 1e6), ("one_step", tuple(range(7)))],
-)
-def test_what_was_altered_comes_out_otherwise(name: str, value: object) -> None:
+@pytest.mark.parametrize("name", ["observed", "pool", "one_step"])
+def test_a_step_that_was_altered_comes_out_otherwise(name: str) -> None:
     before, seen, found = lived(0.1)
     records = account.accounts(before, seen, found, 0.1, 300.0, NOTHING)
     one = found.opened[0]
-    kept = replace(account.read(records[one.id]), **{name: value})  # type: ignore[arg-type]
-    if name == "one_step":
-        kept = replace(kept, one_hour=kept.one_step)
-    assert account.different(one, account.digits(kept)) != []
+    kept = account.read(records[one.id])
+    value = tuple(range(300, 307)) if name == "one_step" else 1e6
+    more = {"one_hour": value} if name == "one_step" else {}
+    altered = replace(kept, inputs=replace(kept.inputs, **{name: value}, **more))  # type: ignore[arg-type]
+    assert account.different(one, account.digits(altered)) != []
 
 
-def test_an_account_of_another_release_is_refused() -> None:
-    for record in ({"version": 99, "kind": RESIDUAL}, {"version": 1, "kind": "other"}, {}):
-        with pytest.raises(InputError, match="version"):
-            account.read(record)
-    with pytest.raises(InputError):
-        account.read({"version": 1, "kind": RESIDUAL, "inputs": {}})
+@pytest.mark.parametrize("name", ["spread", "day_seen"])
+def test_a_state_that_was_altered_comes_out_otherwise(name: str) -> None:
+    before, seen, found = lived(0.1)
+    one = found.opened[0]
+    kept = account.read(account.accounts(before, seen, found, 0.1, 300.0, NOTHING)[one.id])
+    arrays = {**kept.state.arrays, name: np.asarray(kept.state.arrays[name]) * 7 + 300}
+    altered = replace(kept, state=Rows(kept.state.keys, arrays))
+    assert account.different(one, account.digits(altered)) != []
+
+
+def test_an_account_of_another_release_or_that_is_damaged_is_refused() -> None:
+    before, seen, found = lived(0.1)
+    record = next(iter(account.accounts(before, seen, found, 0.1, 300.0, NOTHING).values()))
+    state = record["state"]
+    for bad in ({"version": 99}, {}, {**record, "inputs": {}}, {**record, "state": None}):
+        with pytest.raises(InputError):
+            account.read(bad)
+    for changed in (
+        {"dtype": "|O"},
+        {"shape": [2, 64]},
+        {"shape": [-1]},
+        {"data": "%"},
+        {"shape": [10**9]},
+    ):
+        with pytest.raises(InputError):
+            account.read({**record, "state": {**state, "past": {**state["past"], **changed}}})
+    with pytest.raises(InputError, match="another shape"):
+        account.read({**record, "state": {name: told for name, told in state.items() if name != "past"}})
 
 
 def test_thresholds_are_the_parts_that_an_account_keeps() -> None:
