@@ -62,7 +62,6 @@ class Vigil:
         if taught == self._taught:
             return
         self._taught = taught
-        self._anomalies = follow.with_other_budget(self._anomalies)
         for key in list(self.excluded):
             given_back = self._taught.harmless.get(named(key), ())
             # what is left of a span and shorter than a step holds no sample
@@ -127,7 +126,7 @@ class Vigil:
         self.faults = faults
         before, expected = follow.as_expected(self._anomalies, self._taught.expected, head)
         found = follow.follow(before, seen, self.per_week, self._step, self._taught)
-        self.accounts = account.accounts(before, seen, found, self.per_week, self._step, self._taught)
+        self.accounts = account.accounts(before, seen, found, self.per_week, self._step)
         found = replace(found, closed=(*expected, *found.closed))
         begun = self.new_regime()
         self.followed = follow.begun_anew(found, begun, head)

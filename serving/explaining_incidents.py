@@ -184,7 +184,7 @@ def _series(one: Explained) -> list[str]:
         f"  expected           {made.expected_low:.6g} to {made.expected_high:.6g}",
         f"  score              {made.score:.4f}",
         f"  threshold          {made.threshold:.4f}   for {given.per_week:.3g} false alarms a week, from "
-        f"{account.own_days(one.account)} own days and {given.pool:.4f} of the fleet",
+        f"{account.own_days(one.account)} own days and {given.pool:.4f} of the fleet; feedback × {given.factor:g}",
     ]
     if one.different:
         told = ", ".join(f"{name} {getattr(part, name)!r}, now {getattr(made, name)!r}" for name in one.different)

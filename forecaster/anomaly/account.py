@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from forecaster.anomaly import budget, follow
-from forecaster.anomaly.feedback import Taught
 from forecaster.anomaly.follow import AnomalyState, Followed, Seen
-from forecaster.anomaly.incidents import named
 from forecaster.domain import Incident, Part
 from forecaster.errors import InputError
 from forecaster.rows import Arrays, Rows
@@ -45,6 +43,7 @@ class Inputs:
     fault: int
     pool: float  # threshold that the fleet's days, or theory, ask for
     per_week: float  # false alarms that the row may spend
+    factor: float  # what feedback multiplies them by
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +71,7 @@ def is_scored(one: Incident | Part) -> bool:
 
 
 def accounts(
-    before: AnomalyState, seen: Seen, found: Followed, per_week: float, step_seconds: float, taught: Taught
+    before: AnomalyState, seen: Seen, found: Followed, per_week: float, step_seconds: float
 ) -> dict[str, Mapping[str, Any]]:
     """Incident id -> record, for each that opened or worsened in this step."""
     changed = {
@@ -84,7 +83,7 @@ def accounts(
         return {}
     keys = found.state.rows.keys
     row_of = {key: row for row, key in enumerate(keys)}
-    shares = budget.shares(keys, per_week) * taught.factors([named(key) for key in keys], follow.RESIDUAL)
+    shares = budget.shares(keys, per_week)
     pool = budget.pooled(np.asarray(found.state.rows.arrays["maxima"], dtype=np.float64), shares, step_seconds)
     out: dict[str, Mapping[str, Any]] = {}
     for key, one in changed.items():
@@ -101,6 +100,7 @@ def accounts(
             fault=int(seen.faults[row]),
             pool=float(pool[row]),
             per_week=float(shares[row]),
+            factor=float(found.factor[row]),
         )
         state = {name: _packed(array[row : row + 1]) for name, array in before.rows.arrays.items()}
         out[one.id] = {"version": VERSION, "inputs": to_json(told), "state": state}
@@ -140,13 +140,13 @@ def digits(one: Account) -> Digits:
     threshold = budget.mixed(
         np.asarray(after["maxima"], dtype=np.float64), np.array([given.per_week]), np.array([given.pool])
     )
-    times = np.where(budget.is_young(after), budget.YOUNG, 1.0)
+    threshold = np.where(budget.is_young(after), budget.YOUNG, 1.0) * threshold
     return Digits(
         given.observed,
         float(made.low[0]),
         float(made.high[0]),
         float(made.score[0]),
-        float((times * threshold)[0]),
+        float(budget.moved(threshold, np.array([given.factor]))[0]),
     )
 
 

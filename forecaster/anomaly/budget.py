@@ -52,7 +52,7 @@ def rolled(
 ) -> Arrays:
     """Takes in the scores of one step (row,), where `counts`; renews thresholds when a day is over.
 
-    `per_week` (row,): false alarms that each row may spend (`shares`, as feedback has moved them).
+    `per_week` (row,): false alarms that each row may spend (`shares`).
     """
     today = now // DAY
     day = np.asarray(state["day"], dtype=np.int64)
@@ -130,6 +130,12 @@ def _gumbel(maxima: FloatArray, probability: FloatArray) -> FloatArray:
 def in_force(state: Arrays) -> FloatArray:
     """(row,) the threshold to open at: twice as high while the row's own scores are not known for half a day."""
     return np.asarray(np.where(is_young(state), YOUNG, 1.0) * np.asarray(state["threshold"], dtype=np.float64))
+
+
+def moved(threshold: FloatArray, factor: FloatArray) -> FloatArray:
+    """(row,) thresholds for `factor` times the false alarms: scores are -log10 of a p-value, so twice as many come
+    0.3 lower."""
+    return np.asarray(np.maximum(threshold - np.log10(factor), LEAST_THRESHOLD))
 
 
 def is_young(state: Arrays) -> BoolArray:

@@ -55,14 +55,14 @@ class Taught:
     expected: frozenset[str] = frozenset()  # ids of incidents that are as expected: open ones close
     harmless: Mapping[RowName, tuple[Span, ...]] = field(default_factory=dict)  # not to be kept out of learning
 
-    def factors(self, names: Sequence[RowName], kind: str) -> FloatArray:
-        """(row,) what each row's share of the alarm budget is multiplied by."""
+    def factors(self, names: Sequence[RowName], kinds: Sequence[str]) -> FloatArray:
+        """(row,) what each row's share of the alarm budget is multiplied by, for the kind it would alarm with."""
         if not self.factor:
             return np.ones(len(names))
-        return np.array([self.factor.get((*name, kind), 1.0) for name in names])
+        return np.array([self.factor.get((*name, kind), 1.0) for name, kind in zip(names, kinds, strict=True)])
 
     def suppressed(
-        self, names: Sequence[RowName], kind: str, now: int, upwards: BoolArray, observed: FloatArray
+        self, names: Sequence[RowName], kinds: Sequence[str], now: int, upwards: BoolArray, observed: FloatArray
     ) -> BoolArray:
         """(row,) rows that may not alarm now: this was said to be expected. `upwards` (row,): above the forecast."""
         out = np.zeros(len(names), dtype=np.bool_)
@@ -70,7 +70,11 @@ class Taught:
             return out
         for row, name in enumerate(names):
             for window in self.windows.get(name, ()):
-                if window.kind == kind and window.covers(now) and _within(window, bool(upwards[row]), observed[row]):
+                if (
+                    window.kind == kinds[row]
+                    and window.covers(now)
+                    and _within(window, bool(upwards[row]), observed[row])
+                ):
                     out[row] = True
         return out
 

@@ -64,6 +64,7 @@ class Followed:
     open: tuple[Incident, ...]  # all that are open now, data faults included
     exclude: BoolArray  # samples not to be learned from
     budget_used: FloatArray  # incidents of ten weeks over what ten weeks allow
+    factor: FloatArray  # what feedback multiplies the budget by, for the kind that a row would alarm with
 
 
 def blank() -> Arrays:
@@ -98,7 +99,8 @@ def follow(
 ) -> Followed:
     """Scores one step of samples and opens and closes incidents. `per_week`: false alarms per workload and week.
 
-    `taught` is what people said of earlier incidents; after it has changed, `with_other_budget` makes it count at once.
+    `taught` is what people said of earlier incidents. After `per_week` has changed, `with_other_budget` makes it count
+    at once.
     """
     if per_week <= 0:
         raise ValueError("the alarm budget must be above 0")
@@ -112,14 +114,14 @@ def follow(
     allowed = ~seen.masked & (seen.faults == 0)
     names = [incidents.named(key) for key in keys] if taught is not NOTHING else []
     shares = budget.shares(keys, per_week)
-    if names:
-        shares = shares * taught.factors(names, RESIDUAL)
     pacing = budget.rolled(a, score, allowed, now, step_seconds, shares)
-    threshold = budget.in_force(pacing)
+    kinds = [RESIDUAL] * len(names)
+    factor = taught.factors(names, kinds) if names else np.ones(len(keys))
+    threshold = budget.moved(budget.in_force(pacing), factor)
     with np.errstate(invalid="ignore"):
         hot = allowed & (score > threshold)
     if names and hot.any():
-        hot &= ~taught.suppressed(names, RESIDUAL, now, s > 0, x)
+        hot &= ~taught.suppressed(names, kinds, now, s > 0, x)
     side = np.where(s < 0, -1, 1).astype(np.int64)
     machine, opened, closed, accepted = incidents.moved(a, score, side, x, median, hot, now)
     pacing["alarms"] = budget.with_alarms(np.asarray(pacing["alarms"]), opened, now)
@@ -150,6 +152,7 @@ def follow(
         open=(*still.values(), *faults.values()),
         exclude=exclude,
         budget_used=budget.used(np.asarray(pacing["alarms"]), shares),
+        factor=factor,
     )
 
 

@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 from forecaster.anomaly import account, grouping
-from forecaster.anomaly.feedback import NOTHING
 from forecaster.anomaly.grouping import Groups
 from forecaster.domain import Incident
 from forecaster.errors import InputError
@@ -32,7 +31,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Incident, dic
     now = datetime.fromtimestamp(seen.now, UTC)
     made = grouping.step(Groups(), found.opened, now, 300.0, 5)
     one = next(one for one in made.opened if one.workload == "checkout")
-    records = dict(account.accounts(before, seen, found, 0.1, 300.0, NOTHING))
+    records = dict(account.accounts(before, seen, found, 0.1, 300.0))
     file = str(tmp_path_factory.mktemp("store") / "f.db")
     store = Store(file)
     store.put_incidents([one, replace(incident("rule"), kind="data_fault", score=0.0, threshold=0.0)])

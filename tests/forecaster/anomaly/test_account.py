@@ -45,27 +45,21 @@ def lived(days: float, told: Taught = NOTHING, hot: int = 5) -> tuple[AnomalySta
 def test_digits_come_out_as_they_were_told(days: float) -> None:
     told = taught([incident(REAL)])
     before, seen, found = lived(days, told)
-    records = account.accounts(before, seen, found, 0.1, 300.0, told)
+    records = account.accounts(before, seen, found, 0.1, 300.0)
     assert {one.id for one in found.opened} == records.keys() and len(records) >= 2
     for one in found.opened:
         kept = account.read(json.loads(json.dumps(records[one.id])))
         assert account.different(one, account.digits(kept)) == []
         assert one.threshold == account.digits(kept).threshold > 0
-    shares = {(one.workload, one.role): account.read(records[one.id]).inputs.per_week for one in found.opened}
-    wanted = {
-        ("checkout", "load"): 2 * 0.1 / 3,
-        ("checkout", "memory"): 0.1 / 3,
-        ("w1", "load"): 0.1,
-        ("w3", "load"): 0.1,
-    }
-    assert shares == {name: pytest.approx(share) for name, share in wanted.items() if name in shares}
+    factors = {(one.workload, one.role): account.read(records[one.id]).inputs.factor for one in found.opened}
+    assert factors.pop(("checkout", "load")) == 2.0 and set(factors.values()) == {1.0}
 
 
 def test_it_is_kept_anew_when_the_incident_worsens_and_not_else() -> None:
     _, seen, found = lived(0.1)
     worse = replace(seen, now=seen.now + 300, observed=seen.observed + 500 * (seen.observed > 150))
     again = follow(found.state, worse, 0.1, 300.0)
-    records = account.accounts(found.state, worse, again, 0.1, 300.0, NOTHING)
+    records = account.accounts(found.state, worse, again, 0.1, 300.0)
     for key, one in again.state.open.items():
         if one.score > found.state.open[key].score:
             assert account.different(one, account.digits(account.read(records[one.id]))) == []
@@ -73,13 +67,13 @@ def test_it_is_kept_anew_when_the_incident_worsens_and_not_else() -> None:
             assert one.id not in records
     calm = replace(seen, now=seen.now + 600, observed=np.full(ROWS, 100.0))
     after = follow(again.state, calm, 0.1, 300.0)
-    assert account.accounts(again.state, calm, after, 0.1, 300.0, NOTHING) == {}
+    assert account.accounts(again.state, calm, after, 0.1, 300.0) == {}
 
 
 @pytest.mark.parametrize("name", ["observed", "pool", "one_step"])
 def test_a_step_that_was_altered_comes_out_otherwise(name: str) -> None:
     before, seen, found = lived(0.1)
-    records = account.accounts(before, seen, found, 0.1, 300.0, NOTHING)
+    records = account.accounts(before, seen, found, 0.1, 300.0)
     one = found.opened[0]
     kept = account.read(records[one.id])
     value = tuple(range(300, 307)) if name == "one_step" else 1e6
@@ -92,7 +86,7 @@ def test_a_step_that_was_altered_comes_out_otherwise(name: str) -> None:
 def test_a_state_that_was_altered_comes_out_otherwise(name: str) -> None:
     before, seen, found = lived(0.1)
     one = found.opened[0]
-    kept = account.read(account.accounts(before, seen, found, 0.1, 300.0, NOTHING)[one.id])
+    kept = account.read(account.accounts(before, seen, found, 0.1, 300.0)[one.id])
     arrays = {**kept.state.arrays, name: np.asarray(kept.state.arrays[name]) * 7 + 300}
     altered = replace(kept, state=Rows(kept.state.keys, arrays))
     assert account.different(one, account.digits(altered)) != []
@@ -100,7 +94,7 @@ def test_a_state_that_was_altered_comes_out_otherwise(name: str) -> None:
 
 def test_an_account_of_another_release_or_that_is_damaged_is_refused() -> None:
     before, seen, found = lived(0.1)
-    record = next(iter(account.accounts(before, seen, found, 0.1, 300.0, NOTHING).values()))
+    record = next(iter(account.accounts(before, seen, found, 0.1, 300.0).values()))
     state = record["state"]
     for bad in ({"version": 99}, {}, {**record, "inputs": {}}, {**record, "state": None}):
         with pytest.raises(InputError):
