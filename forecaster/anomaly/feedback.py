@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from zoneinfo import ZoneInfo
@@ -24,6 +24,8 @@ TOLERANCE = timedelta(minutes=30)  # on either side of an expected window: jobs 
 LONGEST_WINDOW = timedelta(days=1)  # of one expected incident; what lasts longer is a level, which is accepted anyway
 REACH = 0.5  # how much further from what was forecast an expected one may go, as a share of how far it went
 WEEK = 7 * 86_400
+# What turns out to be a new level was opened as a jump: words on it count for what opens.
+_OPENED_AS = {"level_shift": ("level_shift", "residual")}
 
 RowName = tuple[str, str]  # workload, role
 
@@ -95,16 +97,19 @@ def taught(incidents: Iterable[Incident], timezones: Mapping[str, str] | None = 
     expected: set[str] = set()
     for incident in told:
         for one in rows_of(incident):
-            name, key = (one.workload, one.role), (one.workload, one.role, one.kind)
-            if incident.feedback == REAL:
-                factor[key] = min(MOST_FACTOR, 2 * factor.get(key, 1.0))
-                continue
-            harmless[name].append(_span(one))
-            if incident.feedback == FALSE_ALARM:
-                factor[key] = max(LEAST_FACTOR, factor.get(key, 1.0) / 2)
-            elif incident.feedback == EXPECTED:
-                windows[name].append(_window(one, zones.get(one.workload, "UTC")))
+            name = one.workload, one.role
+            if incident.feedback != REAL:
+                harmless[name].append(_span(one))
+            if incident.feedback == EXPECTED:
                 expected.add(one.id)
+            for kind in _OPENED_AS.get(one.kind, (one.kind,)):
+                key = (*name, kind)
+                if incident.feedback == REAL:
+                    factor[key] = min(MOST_FACTOR, 2 * factor.get(key, 1.0))
+                elif incident.feedback == FALSE_ALARM:
+                    factor[key] = max(LEAST_FACTOR, factor.get(key, 1.0) / 2)
+                elif incident.feedback == EXPECTED:
+                    windows[name].append(replace(_window(one, zones.get(one.workload, "UTC")), kind=kind))
     return Taught(
         factor,
         {name: _daily(found) for name, found in windows.items()},

@@ -72,6 +72,11 @@ def test_each_word_doubles_or_halves_the_budget_within_bounds(said: list[str]) -
         assert last == min(MOST_FACTOR, 2 * factor)
 
 
+def test_what_is_said_of_a_new_level_counts_for_the_jump_that_it_opens_as() -> None:
+    assert taught([incident(REAL, kind="level_shift")]).factors(ROW * 2, ["residual", "level_shift"]).tolist() == [2, 2]
+    assert quiet(incident(EXPECTED, kind="level_shift"), AT + timedelta(days=7))
+
+
 def test_what_is_said_of_a_group_counts_for_each_of_its_series() -> None:
     one, other = incident(), incident(id="j", role="cpu")
     group = replace(one, feedback=FALSE_ALARM, parts=(one.part(), other.part()))
