@@ -7,6 +7,8 @@ It is computed from counts instead of a pass over the series for each threshold,
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from forecaster.domain import BoolArray, FloatArray, IntArray
@@ -50,11 +52,10 @@ def vus_pr(score: FloatArray, labels: BoolArray, longest: int) -> float:
     if not len(ranges):
         raise ValueError("VUS-PR is not defined without a label")
     entered, alarmed = _entered(score)
-    inside = np.asarray(labels, dtype=np.float64)
-    total = 0.0
-    for buffer in range(longest + 1):
-        total += _area(entered, alarmed, inside, ranges, buffer)
-    return total / (longest + 1)
+    near = _Near.of(np.asarray(labels, dtype=np.bool_), ranges, longest // 2)
+    return sum(_area(entered[near.rows], alarmed, near, ranges, buffer) for buffer in range(longest + 1)) / (
+        longest + 1
+    )
 
 
 def _entered(score: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -67,45 +68,61 @@ def _entered(score: FloatArray) -> tuple[IntArray, FloatArray]:
     thresholds = falling[np.linspace(0, len(score) - 1, THRESHOLDS).astype(np.int64)]
     # score >= thresholds[k], which fall: the first such k
     entered = np.searchsorted(-thresholds, -score, side="left")
-    alarmed = np.cumsum(np.bincount(entered, minlength=THRESHOLDS + 1)[:THRESHOLDS]).astype(np.float64)
-    return entered.astype(np.int64), alarmed
+    return entered.astype(np.int64), _cumulated(entered, np.ones(len(score)))
 
 
-def _area(entered: IntArray, alarmed: FloatArray, inside: FloatArray, ranges: IntArray, buffer: int) -> float:
-    """Area under precision over recall for one buffer: the average precision of TSB-AD."""
-    half = buffer // 2
-    near = _widened(ranges, half, len(inside))
-    hits, weight = np.zeros(THRESHOLDS), np.zeros(THRESHOLDS)
-    found = np.zeros(THRESHOLDS)
-    for first, last in near.tolist():
-        rows = slice(first, last + 1)
-        at, soft = entered[rows], _soft(inside, ranges, first, last, buffer)
-        hits += np.bincount(at, weights=soft, minlength=THRESHOLDS)[:THRESHOLDS]
-        weight += np.bincount(at, weights=soft * (inside[rows] == 0), minlength=THRESHOLDS)[:THRESHOLDS]
-        earliest = int(at.min())
-        if earliest < THRESHOLDS:
-            found[earliest] += 1
-    positives = inside.sum()
-    true = np.cumsum(hits)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Near:
+    """The rows that some buffer reaches: no other row counts for anything but a false alarm."""
+
+    size: int  # rows of the series
+    rows: IntArray  # (m,) ascending
+    inside: BoolArray  # (m,) labelled
+    at: IntArray  # (pair,) a row beside a label, as its place in `rows`; once for each label that reaches it
+    apart: IntArray  # (pair,) its distance to the label, ascending
+
+    @staticmethod
+    def of(labels: BoolArray, ranges: IntArray, reach: int) -> _Near:
+        size = len(labels)
+        away = np.arange(1, reach + 1)
+        beside = np.concatenate([ranges[:, :1] - away, ranges[:, 1:] + away], axis=0).ravel()
+        apart = np.tile(away, 2 * len(ranges))
+        there = (beside >= 0) & (beside < size)
+        beside, apart = beside[there], apart[there]
+        rows = np.union1d(np.flatnonzero(labels), beside)
+        order = np.argsort(apart, kind="stable")
+        return _Near(size, rows, labels[rows], np.searchsorted(rows, beside[order]), apart[order])
+
+    def weights(self, buffer: int) -> FloatArray:
+        """(m,) 1 inside a label, falling with the square root to either side of it; 0 beyond half the buffer."""
+        out = self.inside.astype(np.float64)
+        count = int(np.searchsorted(self.apart, buffer // 2, side="right"))
+        if count:
+            soft = np.sqrt(1 - self.apart[:count] / buffer)
+            out += np.bincount(self.at[:count], weights=soft, minlength=len(out))
+        return np.minimum(out, 1.0)
+
+
+def _area(entered: IntArray, alarmed: FloatArray, near: _Near, ranges: IntArray, buffer: int) -> float:
+    """Area under precision over recall for one buffer: the average precision of TSB-AD.
+
+    `entered` (m,) is that of the rows of `near`.
+    """
+    soft = near.weights(buffer)
+    true = _cumulated(entered, soft)
+    positives = near.inside.sum()
     # Labelled rows count whole, buffer rows only where they are alarmed; half-way between that and the labels alone.
-    wanted = (positives + positives + np.cumsum(weight)) / 2
-    recall = np.minimum(true / wanted, 1.0) * np.cumsum(found) / len(near)
+    wanted = (positives + positives + _cumulated(entered, soft * ~near.inside)) / 2
+    wide = _widened(ranges, buffer // 2, near.size)
+    edges = np.searchsorted(near.rows, np.stack([wide[:, 0], wide[:, 1] + 1], axis=1)).ravel()
+    earliest = np.minimum.reduceat(np.append(entered, THRESHOLDS), edges)[::2]
+    recall = np.minimum(true / wanted, 1.0) * _cumulated(earliest, np.ones(len(wide))) / len(wide)
     return float(np.diff(recall, prepend=0.0) @ (true / alarmed))
 
 
-def _soft(inside: FloatArray, ranges: IntArray, first: int, last: int, buffer: int) -> FloatArray:
-    """Weights of the rows `first` to `last`: 1 inside a label, falling with the square root to either side of it."""
-    out = inside[first : last + 1].copy()
-    half = buffer // 2
-    if not half:
-        return out
-    size = len(inside)
-    for start, end in ranges[(ranges[:, 0] - half <= last) & (ranges[:, 1] + half >= first)].tolist():
-        after = np.arange(end + 1, min(end + half + 1, size))
-        before = np.arange(max(start - half, 0), start)
-        out[after - first] += np.sqrt(1 - (after - end) / buffer)
-        out[before - first] += np.sqrt(1 - (start - before) / buffer)
-    return np.minimum(out, 1.0)
+def _cumulated(entered: IntArray, weights: FloatArray) -> FloatArray:
+    """(threshold,) sum of the weights of what is alarmed at each threshold."""
+    return np.cumsum(np.bincount(entered, weights=weights, minlength=THRESHOLDS + 1)[:THRESHOLDS])
 
 
 def _widened(ranges: IntArray, half: int, size: int) -> IntArray:
