@@ -14,7 +14,7 @@ import numpy as np
 from forecaster.domain import FloatArray, IntArray
 
 WINDOW = 12
-SAMPLE = 1_500  # windows of the past that a detector is fitted on, evenly spread
+SAMPLE = 1_000  # windows of the past that a detector is fitted on, evenly spread
 GROWTH = 1.25
 _FIRST_DAYS, _LONGEST_DAYS = 1, 7
 _HIGHEST = 1_000.0
@@ -22,7 +22,7 @@ DAY = 86_400
 
 
 def iforest(values: FloatArray, step: int, times: IntArray) -> FloatArray:
-    """Isolation forest, 100 trees."""
+    """Isolation forest, 50 trees."""
     return _by(lambda: _forest(), values, step)
 
 
@@ -34,7 +34,7 @@ def knn(values: FloatArray, step: int, times: IntArray) -> FloatArray:
 def _forest() -> Any:
     from pyod.models.iforest import IForest
 
-    return IForest(n_estimators=100, random_state=0, n_jobs=1)
+    return IForest(n_estimators=50, random_state=0, n_jobs=1)
 
 
 def _nearest() -> Any:

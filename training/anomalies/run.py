@@ -80,6 +80,7 @@ class Told:
     left_out: Mapping[str, str]  # baseline -> package that is not installed
     rows: tuple[FamilyRow, ...]
     series: tuple[SeriesRow, ...]
+    cases: tuple[Case, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[Skipped, ...]  # of series that take part: what was odd
     seconds: Mapping[str, float]
@@ -96,7 +97,7 @@ def benchmark(asked: Asked, detectors: Mapping[str, Detector], progress: Callabl
         cases += made
         skipped += without
         notes += odd
-    scored = _scored(cases, taking_part, asked.processes, progress)
+    scored = scored_by(cases, taking_part, asked.processes, progress)
     rows: list[FamilyRow] = []
     series: list[SeriesRow] = []
     for family in dict.fromkeys(case.family for case in cases):
@@ -106,7 +107,17 @@ def benchmark(asked: Asked, detectors: Mapping[str, Detector], progress: Callabl
             rows.append(row)
             series += each
     seconds = {name: sum(one.seconds for (_, model), one in scored.items() if model == name) for name in taking_part}
-    return Told(asked, tuple(taking_part), left_out, tuple(rows), tuple(series), tuple(skipped), tuple(notes), seconds)
+    return Told(
+        asked,
+        tuple(taking_part),
+        left_out,
+        tuple(rows),
+        tuple(series),
+        tuple(cases),
+        tuple(skipped),
+        tuple(notes),
+        seconds,
+    )
 
 
 def _models(asked: Asked, detectors: Mapping[str, Detector]) -> tuple[dict[str, Detector], dict[str, str]]:
@@ -122,7 +133,7 @@ def _models(asked: Asked, detectors: Mapping[str, Detector]) -> tuple[dict[str, 
 # --- scores ----------------------------------------------------------------------------------------------------------
 
 
-def _scored(
+def scored_by(
     cases: Sequence[Case], detectors: Mapping[str, Detector], processes: int, progress: Callable[[float], None]
 ) -> dict[tuple[int, str], Scored]:
     """What each detector says of each series; what takes longest goes first."""
@@ -156,7 +167,7 @@ def scored(case: Case, detector: Detector) -> Scored:
 
 def _family(cases: Sequence[Case], model: str, scores: Sequence[Scored]) -> tuple[FamilyRow, list[SeriesRow]]:
     spans = [case.span for case in cases]
-    ratios = {budget: _ratios(cases, scores, budget) for budget in BUDGETS}
+    ratios = {budget: ratios_of(cases, scores, budget) for budget in BUDGETS}
     equal = points.at_equal_false_alarms(ratios[BUDGETS[0]], spans, BUDGETS)
     row = FamilyRow(
         family=cases[0].family,
@@ -187,7 +198,8 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def _ratios(cases: Sequence[Case], scores: Sequence[Scored], budget: float) -> list[FloatArray]:
+def ratios_of(cases: Sequence[Case], scores: Sequence[Scored], budget: float) -> list[FloatArray]:
+    """(n,) score over the threshold that was learned for `budget`, of each series of a set."""
     thresholds = learned([one.score for one in scores], [case.span.times for case in cases], budget)
     return [points.over_threshold(one.score, limit) for one, limit in zip(scores, thresholds, strict=True)]
 
