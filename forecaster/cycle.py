@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forecaster import calibration
+from forecaster.anomaly import follow
 from forecaster.cluster_facts import with_hpas
 from forecaster.domain import (
     LOAD,
@@ -59,7 +60,7 @@ class Cycle:
         "skill": 1,
         "blend": 1,
         "reanchor": 1,
-        "anomaly": 1,
+        "anomaly": follow.STATE_VERSION,
         "incidents": 1,
         "tripwires": 1,
         "excluded": 1,

@@ -1,8 +1,9 @@
 """One step of anomaly detection for all rows: score, threshold, incidents, and what not to learn from.
 
-Scored is a forecast frozen before the sample came, one step and one hour earlier, never a re-anchored one: the second
-still sees what the first has already followed. The decision never looks at the outcome, save at faults of the data: a
-flash crowd that is flagged still scales.
+Two kinds of evidence make one score: a forecast frozen before the sample came, one step and one hour earlier, never a
+re-anchored one (the second still sees what the first has already followed), and the row's own change statistics, which
+know no season. A row without forecasts is judged by the latter alone. The decision never looks at the outcome, save at
+faults of the data: a flash crowd that is flagged still scales.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from forecaster.anomaly import budget, datafault, incidents, residual
+from forecaster.anomaly import budget, datafault, incidents, kernel, residual, statistics
 from forecaster.domain import BoolArray, FloatArray, Incident, IntArray
 from forecaster.rows import Arrays, Rows
 from forecaster.scaling.record import from_json, to_json
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 MOST_EXCLUDED = 0.2  # share of a row's time that its own incidents may keep out of learning
 _WEEK = 7 * 86_400.0
 
@@ -68,6 +69,7 @@ def blank() -> Arrays:
     """One row of state."""
     return {
         **residual.blank(),
+        **statistics.blank(),
         **budget.blank(),
         **incidents.blank(),
         **datafault.blank(),
@@ -103,16 +105,32 @@ def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float
     expected = np.where((np.isnan(s_near) | further)[:, None] & ~np.isnan(s_far)[:, None], far, near)
     middle = int(np.argmin(np.abs(np.asarray(seen.levels) - 0.5)))
     median, low, high = expected[:, middle], expected[:, 0], expected[:, -1]
-    score = residual.calibrated(np.asarray(a["past"]), s)
+    against = residual.calibrated(np.asarray(a["past"]), s)  # -log10 p against the forecast alone
 
     allowed = ~seen.masked & (seen.faults == 0)
+    told, own = statistics.measured(a, np.where(allowed, x, np.nan)[:, None], (np.sign(s) * against)[:, None])
+    score = np.where(allowed, own.score[:, 0], against)
+    low, median, high = (
+        np.where(np.isnan(median), own.band[:, 0, i], q) for i, q in enumerate((low, median, high))
+    )
     shares = budget.shares(keys, per_week)
     pacing = budget.rolled(a, keys, score, allowed, now, step_seconds, per_week)
     threshold = budget.in_force(pacing)
     with np.errstate(invalid="ignore"):
         hot = allowed & (score > threshold)
-    side = np.where(s < 0, -1, 1).astype(np.int64)
-    machine, opened, closed, accepted = incidents.moved(a, score, side, x, median, hot, now)
+    look = incidents.Looked(
+        now=now,
+        step_seconds=step_seconds,
+        score=score,
+        unrest=_unrest(own.parts[:, 0], np.asarray(a["spoke"]), against),
+        spoke=own.loud[:, 0],
+        side=np.where(own.side[:, 0] < 0, -1, 1).astype(np.int64),
+        observed=x,
+        median=median,
+        hot=hot,
+        fresh=own.fresh[:, 0],
+    )
+    machine, opened, closed, accepted = incidents.moved(a, look)
     pacing["alarms"] = budget.with_alarms(np.asarray(pacing["alarms"]), opened, now)
 
     still, new, gone = _incidents(
@@ -125,11 +143,10 @@ def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float
     in_incident = np.asarray(machine["status"]) == incidents.Status.OPEN
     excluded = np.asarray(a["excluded"], dtype=np.float64)
     too_much = excluded > MOST_EXCLUDED  # a mask that feeds on itself must let go
-    own = in_incident & ~too_much
-    exclude = own | ~allowed
+    exclude = (in_incident & ~too_much) | ~allowed
     learned = residual.learned(a, s, np.abs(x - median), ~exclude)
     excluded = excluded + (in_incident - excluded) * min(1.0, step_seconds / _WEEK)
-    arrays: Arrays = {**a, **learned, **pacing, **machine, **fault_state, "excluded": excluded}
+    arrays: Arrays = {**a, **learned, **told, **pacing, **machine, **fault_state, "excluded": excluded}
     return Followed(
         state=AnomalyState(Rows(keys, arrays), still, faults),
         score=score,
@@ -168,6 +185,15 @@ def begun_anew(found: Followed, rows: BoolArray, now: int) -> Followed:
     )
 
 
+def _unrest(parts: FloatArray, spoke: IntArray, against: FloatArray) -> FloatArray:
+    """(row,) the score that must calm before an incident is over: of the newest sample, and of the statistic that
+    opened it, for a spike says nothing of a window that still holds it."""
+    newest = np.where(np.isnan(against), np.abs(parts[:, kernel.RESIDUAL]), against)
+    own = np.abs(parts[np.arange(len(parts)), spoke])
+    of_window = np.where((spoke == kernel.RESIDUAL) | (spoke == kernel.FORECAST), newest, own)
+    return np.asarray(np.nan_to_num(np.fmax(newest, of_window)))
+
+
 def dump(state: AnomalyState) -> tuple[Rows, list[dict[str, Any]]]:
     """The arrays, and the open incidents as JSON: what a restart needs."""
     told = [{"key": key, "incident": to_json(incident)} for key, incident in state.open.items()]
@@ -183,7 +209,9 @@ def restore(rows: Rows, told: Sequence[Mapping[str, Any]]) -> AnomalyState:
     status = np.array(state.rows.arrays["status"])
     orphan = (status == incidents.Status.OPEN) & np.array([key not in known for key in rows.keys], dtype=np.bool_)
     status[orphan] = incidents.Status.CALM
-    return replace(state, rows=Rows(rows.keys, {**state.rows.arrays, "status": status}))
+    marks = np.array(state.rows.arrays["marks"])
+    marks[orphan, kernel.TOLD] = 0.0  # nobody was told
+    return replace(state, rows=Rows(rows.keys, {**state.rows.arrays, "status": status, "marks": marks}))
 
 
 def _incidents(
@@ -226,19 +254,18 @@ def _incidents(
             )
             incident = replace(worse, sentence=incidents.sentence(worse))
         if closed[row] or status[row] != incidents.Status.OPEN:  # the latter: its row began anew
-            ending = "; accepted as the new regime" if accepted[row] else ""
-            gone.append(replace(incident, closed_at=at, sentence=incident.sentence + ending))
+            gone.append(replace(_accepted(incident) if accepted[row] else incident, closed_at=at))
         else:
             still[key] = incident
     new: list[Incident] = []
     elevated = np.asarray(machine["elevated_at"], dtype=np.float64)
-    sides = np.asarray(machine["side"])
+    sides, spoke = np.asarray(machine["side"]), np.asarray(machine["spoke"])
     for new_row in np.flatnonzero(opened).tolist():
         onset = now if np.isnan(elevated[new_row]) else int(elevated[new_row])
         values = (float(observed[new_row]), float(low[new_row]), float(high[new_row]))
         incident = incidents.opened_incident(
             keys[new_row],
-            "residual",
+            statistics.KINDS[int(spoke[new_row])],
             now,
             onset,
             float(score[new_row]),
@@ -249,3 +276,9 @@ def _incidents(
         still[keys[new_row]] = incident
         new.append(incident)
     return still, tuple(new), tuple(gone)
+
+
+def _accepted(incident: Incident) -> Incident:
+    """The incident as what it turned out to be: what began as a jump, and stayed, was a new level."""
+    settled = replace(incident, kind="level_shift") if incident.kind == "residual" else incident
+    return replace(settled, sentence=f"{incidents.sentence(settled)}; accepted as the new regime")
