@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forecaster import calibration
-from forecaster.anomaly import feedback
+from forecaster.anomaly import feedback, follow
 from forecaster.anomaly.gathering import Gathering
 from forecaster.cluster_facts import with_hpas
 from forecaster.domain import (
@@ -61,7 +61,7 @@ class Cycle:
         "skill": 1,
         "blend": 1,
         "reanchor": 1,
-        "anomaly": 1,
+        "anomaly": follow.STATE_VERSION,
         "incidents": 1,
         "tripwires": 1,
         "excluded": 1,

@@ -1,8 +1,9 @@
 """One step of anomaly detection for all rows: score, threshold, incidents, and what not to learn from.
 
-Scored is a forecast frozen before the sample came, one step and one hour earlier, never a re-anchored one: the second
-still sees what the first has already followed. The decision never looks at the outcome, save at faults of the data: a
-flash crowd that is flagged still scales.
+Two kinds of evidence make one score: a forecast frozen before the sample came, one step and one hour earlier, never a
+re-anchored one (the second still sees what the first has already followed), and the row's own change statistics, which
+know no season. A row without forecasts is judged by the latter alone. The decision never looks at the outcome, save at
+faults of the data: a flash crowd that is flagged still scales.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from forecaster.anomaly import budget, datafault, incidents, residual
+from forecaster.anomaly import budget, datafault, incidents, kernel, residual, statistics
 from forecaster.anomaly.feedback import NOTHING, Taught
 from forecaster.domain import BoolArray, FloatArray, Incident, IntArray
 from forecaster.rows import Arrays, Rows
 from forecaster.scaling.record import from_json, to_json
 
-STATE_VERSION = 1
-RESIDUAL = "residual"
+STATE_VERSION = 2
 MOST_EXCLUDED = 0.2  # share of a row's time that its own incidents may keep out of learning
 _WEEK = 7 * 86_400.0
 
@@ -71,6 +71,7 @@ def blank() -> Arrays:
     """One row of state."""
     return {
         **residual.blank(),
+        **statistics.blank(),
         **budget.blank(),
         **incidents.blank(),
         **datafault.blank(),
@@ -109,21 +110,38 @@ def follow(
     made = residual.judged(
         x, seen.one_step, seen.one_hour, seen.levels, np.asarray(a["spread"], dtype=np.float64), np.asarray(a["past"])
     )
-    s, score, median, low, high = made.surprise, made.score, made.median, made.low, made.high
+    s, against = made.surprise, made.score  # -log10 p against the forecast alone
 
     allowed = ~seen.masked & (seen.faults == 0)
+    told, own = statistics.measured(a, np.where(allowed, x, np.nan)[:, None], (np.sign(s) * against)[:, None])
+    score = np.where(allowed, own.score[:, 0], against)
+    low, median, high = (
+        np.where(np.isnan(made.median), own.band[:, 0, i], q) for i, q in enumerate((made.low, made.median, made.high))
+    )
+    side = np.where(own.side[:, 0] < 0, -1, 1).astype(np.int64)
     names = [incidents.named(key) for key in keys] if taught is not NOTHING else []
     shares = budget.shares(keys, per_week)
     pacing = budget.rolled(a, score, allowed, now, step_seconds, shares)
-    kinds = [RESIDUAL] * len(names)
+    kinds = [statistics.KINDS[k] for k in own.loud[:, 0].tolist()] if names else []
     factor = taught.factors(names, kinds) if names else np.ones(len(keys))
     threshold = budget.moved(budget.in_force(pacing), factor)
     with np.errstate(invalid="ignore"):
         hot = allowed & (score > threshold)
     if names and hot.any():
-        hot &= ~taught.suppressed(names, kinds, now, s > 0, x)
-    side = np.where(s < 0, -1, 1).astype(np.int64)
-    machine, opened, closed, accepted = incidents.moved(a, score, side, x, median, hot, now)
+        hot &= ~taught.suppressed(names, kinds, now, side > 0, x)
+    look = incidents.Looked(
+        now=now,
+        step_seconds=step_seconds,
+        score=score,
+        unrest=_unrest(own.parts[:, 0], np.asarray(a["spoke"]), against),
+        spoke=own.loud[:, 0],
+        side=side,
+        observed=x,
+        median=median,
+        hot=hot,
+        fresh=own.fresh[:, 0],
+    )
+    machine, opened, closed, accepted = incidents.moved(a, look)
     pacing["alarms"] = budget.with_alarms(np.asarray(pacing["alarms"]), opened, now)
 
     still, new, gone = _incidents(
@@ -136,11 +154,10 @@ def follow(
     in_incident = np.asarray(machine["status"]) == incidents.Status.OPEN
     excluded = np.asarray(a["excluded"], dtype=np.float64)
     too_much = excluded > MOST_EXCLUDED  # a mask that feeds on itself must let go
-    own = in_incident & ~too_much
-    exclude = own | ~allowed
+    exclude = (in_incident & ~too_much) | ~allowed
     learned = residual.learned(a, s, np.abs(x - median), ~exclude)
     excluded = excluded + (in_incident - excluded) * min(1.0, step_seconds / _WEEK)
-    arrays: Arrays = {**a, **learned, **pacing, **machine, **fault_state, "excluded": excluded}
+    arrays: Arrays = {**a, **learned, **told, **pacing, **machine, **fault_state, "excluded": excluded}
     return Followed(
         state=AnomalyState(Rows(keys, arrays), still, faults),
         score=score,
@@ -198,6 +215,15 @@ def as_expected(state: AnomalyState, ids: Collection[str], now: int) -> tuple[An
     return replace(state, rows=Rows(state.rows.keys, arrays), open=still), closed
 
 
+def _unrest(parts: FloatArray, spoke: IntArray, against: FloatArray) -> FloatArray:
+    """(row,) the score that must calm before an incident is over: of the newest sample, and of the statistic that
+    opened it, for a spike says nothing of a window that still holds it."""
+    newest = np.where(np.isnan(against), np.abs(parts[:, kernel.RESIDUAL]), against)
+    own = np.abs(parts[np.arange(len(parts)), spoke])
+    of_window = np.where((spoke == kernel.RESIDUAL) | (spoke == kernel.FORECAST), newest, own)
+    return np.asarray(np.nan_to_num(np.fmax(newest, of_window)))
+
+
 def dump(state: AnomalyState) -> tuple[Rows, list[dict[str, Any]]]:
     """The arrays, and the open incidents as JSON: what a restart needs."""
     told = [{"key": key, "incident": to_json(incident)} for key, incident in state.open.items()]
@@ -213,7 +239,9 @@ def restore(rows: Rows, told: Sequence[Mapping[str, Any]]) -> AnomalyState:
     status = np.array(state.rows.arrays["status"])
     orphan = (status == incidents.Status.OPEN) & np.array([key not in known for key in rows.keys], dtype=np.bool_)
     status[orphan] = incidents.Status.CALM
-    return replace(state, rows=Rows(rows.keys, {**state.rows.arrays, "status": status}))
+    marks = np.array(state.rows.arrays["marks"])
+    marks[orphan, kernel.TOLD] = 0.0  # nobody was told
+    return replace(state, rows=Rows(rows.keys, {**state.rows.arrays, "status": status, "marks": marks}))
 
 
 def _incidents(
@@ -257,19 +285,18 @@ def _incidents(
             )
             incident = replace(worse, sentence=incidents.sentence(worse))
         if closed[row] or status[row] != incidents.Status.OPEN:  # the latter: its row began anew
-            ending = "; accepted as the new regime" if accepted[row] else ""
-            gone.append(replace(incident, closed_at=at, sentence=incident.sentence + ending))
+            gone.append(replace(_accepted(incident) if accepted[row] else incident, closed_at=at))
         else:
             still[key] = incident
     new: list[Incident] = []
     elevated = np.asarray(machine["elevated_at"], dtype=np.float64)
-    sides = np.asarray(machine["side"])
+    sides, spoke = np.asarray(machine["side"]), np.asarray(machine["spoke"])
     for new_row in np.flatnonzero(opened).tolist():
         onset = now if np.isnan(elevated[new_row]) else int(elevated[new_row])
         values = (float(observed[new_row]), float(low[new_row]), float(high[new_row]))
         incident = incidents.opened_incident(
             keys[new_row],
-            RESIDUAL,
+            statistics.KINDS[int(spoke[new_row])],
             now,
             onset,
             float(score[new_row]),
@@ -280,3 +307,9 @@ def _incidents(
         still[keys[new_row]] = incident
         new.append(incident)
     return still, tuple(new), tuple(gone)
+
+
+def _accepted(incident: Incident) -> Incident:
+    """The incident as what it turned out to be: what began as a jump, and stayed, was a new level."""
+    settled = replace(incident, kind="level_shift") if incident.kind == "residual" else incident
+    return replace(settled, sentence=f"{incidents.sentence(settled)}; accepted as the new regime")
