@@ -27,7 +27,7 @@ from tests.serving.publications import NOW, incident
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Incident, dict[str, object]]:
     """A store with a real incident of two series, the incident, and its accounts."""
-    before, seen, found = lived(0.1)
+    before, seen, found = lived(0.3)
     now = datetime.fromtimestamp(seen.now, UTC)
     made = grouping.step(Groups(), found.opened, now, 300.0, 5)
     one = next(one for one in made.opened if one.workload == "checkout")

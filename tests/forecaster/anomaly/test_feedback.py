@@ -120,27 +120,27 @@ def test_two_weekdays_at_the_same_time_are_every_day() -> None:
 
 
 def test_an_expected_incident_does_not_alarm_again_and_another_does() -> None:
-    calm, spike = noise(60), [160.0] * 4
-    first = run([*calm, *spike, *noise(20, 1)])
-    (one,) = closed(first)
-    told = taught([replace(one, feedback=EXPECTED)])
+    calm, spike = noise(240), [260.0] * 4
+    first = run([*calm, *spike, *noise(1500, 1)])
+    told = taught([replace(one, feedback=EXPECTED) for one in closed(first)])
+    assert len(closed(first)) == 1
     week = 7 * 1440
-    again = run([*spike, *noise(20, 2)], first[-1].state, 60 + week, taught=told)
+    again = run([*spike, *noise(60, 2)], first[-1].state, 240 + week, taught=told)
     assert opened(again) == []
-    other = run([*spike, *noise(20, 2)], first[-1].state, 60 + week + 240, taught=told)
+    other = run([*spike, *noise(60, 2)], first[-1].state, 240 + week + 300, taught=told)
     assert len(opened(other)) == 1
-    assert len(opened(run([*spike, *noise(20, 2)], first[-1].state, 60 + week))) == 1  # nobody said anything
+    assert len(opened(run([*spike, *noise(60, 2)], first[-1].state, 240 + week))) == 1  # nobody said anything
 
 
 def test_an_open_incident_that_is_expected_closes_and_stays_quiet_as_long_as_the_level_stays() -> None:
-    before = run([*noise(60), 160.0, 161.0, 160.0])
+    before = run([*noise(240), 260.0, 261.0, 260.0])
     (one,) = opened(before)
-    state, gone = follow.as_expected(before[-1].state, {one.id}, NOW + 63 * 60)
+    state, gone = follow.as_expected(before[-1].state, {one.id}, NOW + 243 * 60)
     assert [(i.id, i.sentence[-8:]) for i in gone] == [(one.id, "expected")] and gone[0].closed_at is not None
-    after = run([160.0, 161.0, 159.0], state, 63)
+    after = run([260.0, 261.0, 259.0], state, 243)
     assert opened(after) == [] and after[-1].open == ()
-    calm = run(noise(30, 3), after[-1].state, 66)
-    assert len(opened(run([300.0] * 3, calm[-1].state, 96))) == 1  # it had ended: this is another one
+    calm = run(noise(1500, 3), after[-1].state, 246)
+    assert len(opened(run([500.0] * 3, calm[-1].state, 1746))) == 1  # it had ended: this is another one
 
 
 def test_what_was_no_anomaly_is_given_back_to_learning() -> None:
