@@ -110,14 +110,14 @@ def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float
     allowed = ~seen.masked & (seen.faults == 0)
     told, own = statistics.measured(a, np.where(allowed, x, np.nan)[:, None], (np.sign(s) * against)[:, None])
     score = np.where(allowed, own.score[:, 0], against)
+    news = np.where(allowed, own.news[:, 0], np.nan)
     low, median, high = (
         np.where(np.isnan(median), own.band[:, 0, i], q) for i, q in enumerate((low, median, high))
     )
     shares = budget.shares(keys, per_week)
-    pacing = budget.rolled(a, keys, score, allowed, now, step_seconds, per_week)
+    pacing = budget.rolled(a, keys, news, allowed, now, step_seconds, per_week)
     threshold = budget.in_force(pacing)
-    with np.errstate(invalid="ignore"):
-        hot = allowed & (score > threshold)
+    hot = allowed & (score > threshold)
     look = incidents.Looked(
         now=now,
         step_seconds=step_seconds,
@@ -128,7 +128,7 @@ def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float
         observed=x,
         median=median,
         hot=hot,
-        fresh=own.fresh[:, 0],
+        fresh=news > threshold,
     )
     machine, opened, closed, accepted = incidents.moved(a, look)
     pacing["alarms"] = budget.with_alarms(np.asarray(pacing["alarms"]), opened, now)
