@@ -397,8 +397,8 @@ def benchmark(
     """Forecast accuracy on files: ours beside baselines, with rolling origins. Exit 1 where nothing can be scored."""
     names = None if models is None else tuple(name.strip() for name in models.split(",") if name.strip())
     if anomalies:
-        if speed:
-            raise InputError("--speed: it times forecasts: leave it out with --anomalies")
+        if speed or part is not Part.TEST or origins != 28 or model != "bundled":
+            raise InputError("--speed, --part, --origins and --model are about forecasts: leave them out")
         from training.anomalies import command
 
         labelled = command.Asked(data, timestamps is Stamp.END, only, names, processes, nulls, faults, series, png)
