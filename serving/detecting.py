@@ -55,7 +55,11 @@ class Detected:
 
 
 def detect(
-    asked: foretelling.Asked, budget: float, now: datetime, environ: Mapping[str, str], progress: Callable[[float], None]
+    asked: foretelling.Asked,
+    budget: float,
+    now: datetime,
+    environ: Mapping[str, str],
+    progress: Callable[[float], None],
 ) -> list[Detected]:
     """Raises InputError for what the user must mend; a series that cannot be scored says why and the rest goes on.
 
@@ -217,4 +221,3 @@ def write_parquet(found: Sequence[Detected], path: Path) -> None:
         table.to_parquet(path, index=False)
     except OSError as error:
         raise InputError(f"--parquet: {path} cannot be written: {error}") from None
-

@@ -111,9 +111,7 @@ def follow(state: AnomalyState, seen: Seen, per_week: float, step_seconds: float
     told, own = statistics.measured(a, np.where(allowed, x, np.nan)[:, None], (np.sign(s) * against)[:, None])
     score = np.where(allowed, own.score[:, 0], against)
     news = np.where(allowed, own.news[:, 0], np.nan)
-    low, median, high = (
-        np.where(np.isnan(median), own.band[:, 0, i], q) for i, q in enumerate((low, median, high))
-    )
+    low, median, high = (np.where(np.isnan(median), own.band[:, 0, i], q) for i, q in enumerate((low, median, high)))
     shares = budget.shares(keys, per_week)
     pacing = budget.rolled(a, keys, news, allowed, now, step_seconds, per_week)
     threshold = budget.in_force(pacing)

@@ -2,8 +2,8 @@
 
 Plain functions over arrays that mean the same interpreted and compiled by numba; nothing here imports numba. Every
 statistic is a number with a sign, divided by its own usual size, and turned into -log10 of a p-value by its own past:
-by rank where enough of the past lies beyond, by a fitted Pareto tail outside. They are combined by their root of squares,
-and that is scored by the row's own block maxima. `statistics.py` says what is in the state.
+by rank where enough of the past lies beyond, by a fitted Pareto tail outside. They are combined by the root of their
+squares, and that is scored by the row's own block maxima. `statistics.py` says what is in the state.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 WINDOW = 96  # samples kept
 BINS, BIN_WIDTH, LOWEST = 64, 0.2, -5.0  # histogram over the logarithm of a statistic over its usual size
 MEMORY = 20_000.0  # samples that histograms and usual sizes remember
-LEAST = 60.0  # samples of a statistic before it is scored
-TAIL_SHARE, TAIL_LEAST = 0.02, 10.0  # the fitted tail begins where this share, or so many, lie beyond
+LEAST = 240.0  # samples of a statistic before it is scored: the tail of a shorter past is a guess
+TAIL_SHARE, TAIL_LEAST = 0.02, 20.0  # the fitted tail begins where this share, or so many, lie beyond
 LEAST_EXCESS = 0.1  # of the logarithm: the thinnest tail that is believed
 HIGHEST = 20.0
 
@@ -38,6 +38,7 @@ BLOCK, BLOCKS = 288, 32  # samples of a block, and blocks remembered
 EDGE = math.log10(BLOCK)  # score of a usual maximum of a block: below it ranks count, beyond it the fitted tail
 LOW_RANK, HIGH_RANK = 0.25, 0.6  # of the block maxima: what a Gumbel distribution is fitted to; incidents lie above
 PRIOR_BLOCKS, PRIOR_PLACE, PRIOR_SPREAD = 4.0, 2.5, 0.6  # of block maxima before there are own ones
+WINDOW_VOICE = 0.7  # of spread and shape in naming an incident: one odd sample makes its whole window odd
 QUIET_DRIFT = 2.0  # -log10 p up to which a drift adds nothing: most rows wander
 TOLD_FADES, TOLD_MARGIN = 300.0, 1.1  # samples in which what was told fades, and how far beyond it news must lie
 REPETITIVE = 0.9  # share of repeated values from which a row is near-constant
@@ -97,8 +98,9 @@ def run(
                     continue
                 size = max(abs(statistics[k]) - QUIET_DRIFT, 0.0) if k == DRIFT else abs(statistics[k])
                 squares = max(squares, 0.0) + size * size
-                if size > most:
-                    most, loud[row, t], side[row, t] = size, k, (1 if statistics[k] > 0 else -1)
+                voice = WINDOW_VOICE * size if k in (VARIANCE, SHAPE) else size
+                if voice > most:
+                    most, loud[row, t], side[row, t] = voice, k, (1 if statistics[k] > 0 else -1)
             if squares < 0:
                 continue
             size = math.sqrt(squares)
@@ -207,7 +209,7 @@ def dispersion(ring: Any) -> float:
     total = 0.0
     for i in range(WINDOW):
         total += abs(ring[i] - mean)
-    return total / WINDOW
+    return float(total / WINDOW)
 
 
 def shifted(ring: Any, short: int, long: int, scratch: Any) -> float:
@@ -250,7 +252,7 @@ def shape(ring: Any, marks: Any, floor: float, covariance: Any, axes: Any, scrat
             covariance[i, j] += (weight * scratch[i] * scratch[j] - covariance[i, j]) / count
     if marks[SEEN] % AXES_EVERY == 0:
         turned(covariance, axes)
-    return math.sqrt(max(left, 0.0) / LAG) * unit
+    return float(math.sqrt(max(left, 0.0) / LAG) * unit)
 
 
 def turned(covariance: Any, axes: Any) -> None:
@@ -334,12 +336,12 @@ def tail(at: float, bins: Any, total: float) -> float:
     place = min(max(int(at), 0), BINS - 1)
     if at > begin + 1:
         excess = max(over / there, LEAST_EXCESS)
-        return (there + 0.5) / (total + 1) * math.exp(-(at - begin) * BIN_WIDTH / excess)
+        return float((there + 0.5) / (total + 1) * math.exp(-(at - begin) * BIN_WIDTH / excess))
     beyond = 0.0
     for k in range(BINS - 1, place, -1):
         beyond += bins[k]
     part = min(max(at - place, 0.0), 1.0)
-    return (beyond + bins[place] * (1 - part) + 0.5) / (total + 1)
+    return float((beyond + bins[place] * (1 - part) + 0.5) / (total + 1))
 
 
 def expect(x: float, last: float, ring: Any, marks: Any, floor: float, past: Any) -> None:
@@ -377,7 +379,7 @@ def graded(size: float, marks: Any, combined: Any) -> float:
     the Gumbel distribution of such maxima."""
     far = (size - marks[PLACE]) / marks[SPREAD]
     if far > 0:
-        return min(EDGE + far / math.log(10.0), HIGHEST)
+        return float(min(EDGE + far / math.log(10.0), HIGHEST))
     at = (math.log(size + 1e-12) - LOWEST) / BIN_WIDTH
     total = 0.0
     for k in range(BINS):

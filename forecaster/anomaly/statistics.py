@@ -45,7 +45,7 @@ def blank() -> Arrays:
     place = np.arange(kernel.LAG)
     axes = np.stack([np.cos(math.pi * (place + 0.5) * (a + 1) / kernel.LAG) for a in range(kernel.AXES)], axis=1)
     axes /= np.linalg.norm(axes, axis=0)
-    # combined sizes begin as if they were -log10 p of one statistic, with the weight of an hour of minutes
+    # combined sizes begin as if they were -log10 p of one statistic, with the weight of the samples a score needs
     edges = kernel.LOWEST + kernel.BIN_WIDTH * np.arange(kernel.BINS + 1)
     beyond = np.exp(-np.exp(edges) * math.log(10.0))
     beyond[0], beyond[-1] = 1.0, 0.0

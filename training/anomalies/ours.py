@@ -12,7 +12,6 @@ import numpy as np
 from forecaster.anomaly import kernel, statistics
 from forecaster.domain import FloatArray, IntArray
 
-
 CEILING = 3.0  # -log10 p: budgets of a few false alarms a week and fewer ask for more
 
 
@@ -24,4 +23,6 @@ def scores(values: FloatArray, step: int, times: IntArray) -> FloatArray:
     size[:, kernel.DRIFT] = np.maximum(size[:, kernel.DRIFT] - kernel.QUIET_DRIFT, 0.0)
     size = np.sqrt(np.nansum(size**2, axis=1))
     squeezed = CEILING * (1 - np.exp(-size / CEILING))
-    return np.asarray(np.where(np.isnan(score), np.nan, np.where(news > CEILING, news, squeezed)))
+    over = np.maximum(news - CEILING, 0.0)
+    told = CEILING + 2 * np.log1p(over / 2)  # a mean of thresholds is not to hang on one wonder
+    return np.asarray(np.where(np.isnan(score), np.nan, np.where(over > 0, told, squeezed)))
