@@ -300,6 +300,49 @@ def forecast(
 
 
 @app.command()
+def detect(
+    prometheus: Annotated[str | None, typer.Option(help="Address of Prometheus.", metavar="URL")] = None,
+    query: Annotated[str | None, typer.Option(help="PromQL that gives one series.", metavar="PROMQL")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A tidy file, series_id,timestamp,value: parquet or CSV.", metavar="FILE")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Takes Prometheus, its credentials and the step from here.", metavar="FILE")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="One series of the file.", metavar="ID")] = None,
+    budget: Annotated[float, typer.Option(help="False alarms allowed per series and week.")] = 0.1,
+    step: Annotated[str | None, typer.Option(help="Grid; 1m, or what the file has.")] = None,
+    history: Annotated[str, typer.Option(help="How much of the past is read from Prometheus.")] = "14d",
+    timestamps: Annotated[Stamp, typer.Option(help="Whether a file's stamp is the start or end of an interval.")] = (
+        Stamp.END
+    ),
+    parquet: Annotated[Path | None, typer.Option(help="Writes a row for each sample.", metavar="FILE")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Anomalies of a PromQL expression or of a file: each sample is judged by what came before it."""
+    from serving import detecting, foretelling
+
+    asked = foretelling.Asked(
+        prometheus=prometheus,
+        query=query,
+        data=data,
+        config=config,
+        series=series,
+        horizon="",
+        step=step,
+        history=history,
+        quantiles="",
+        stamps_end=timestamps is Stamp.END,
+    )
+    stages = _stages()
+    found = detecting.detect(asked, budget, datetime.now(UTC), os.environ, lambda share: stages("judging", share))
+    if parquet is not None:
+        detecting.write_parquet(found, parquet)
+    typer.echo(detecting.as_json(found, budget) if as_json else detecting.as_text(found))
+    raise typer.Exit(0 if any(one.is_scored for one in found) else 1)
+
+
+@app.command()
 def explain(
     workload: Annotated[str, typer.Argument(help="Name of the workload whose decision is explained.")] = "",
     incident: Annotated[str, typer.Option(help="Explains this incident instead.", metavar="ID")] = "",
@@ -366,8 +409,8 @@ def benchmark(
     """Forecast accuracy on files: ours beside baselines, with rolling origins. Exit 1 where nothing can be scored."""
     names = None if models is None else tuple(name.strip() for name in models.split(",") if name.strip())
     if anomalies:
-        if speed:
-            raise InputError("--speed: it times forecasts: leave it out with --anomalies")
+        if speed or part is not Part.TEST or origins != 28 or model != "bundled":
+            raise InputError("--speed, --part, --origins and --model are about forecasts: leave them out")
         from training.anomalies import command
 
         labelled = command.Asked(data, timestamps is Stamp.END, only, names, processes, nulls, faults, series, png)

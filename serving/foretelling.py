@@ -64,7 +64,7 @@ def foretell(asked: Asked, now: datetime, environ: Mapping[str, str]) -> list[To
     if horizon > LONGEST_HORIZON:
         raise InputError(f"--horizon: {asked.horizon} is too long: write at most 7d")
     levels = _levels(asked.quantiles)
-    pasts = _from_file(asked) if asked.data is not None else [_from_prometheus(asked, now, environ)]
+    pasts = pasts_of(asked, now, environ)
     bodies = []
     for past in pasts:
         if past.step > horizon:
@@ -85,14 +85,25 @@ def as_json(told: list[Told]) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Past:
+class Past:
+    """One series on its grid."""
+
     name: str
-    times: IntArray
-    values: FloatArray
+    times: IntArray  # (time,) Unix seconds, ends of intervals
+    values: FloatArray  # (time,) NaN where missing
     step: timedelta
+    quirks: tuple[str, ...] = ()  # what was odd about the rows of its file
 
 
-def _from_file(asked: Asked) -> list[_Past]:
+def pasts_of(asked: Asked, now: datetime, environ: Mapping[str, str], shortest: int = 2) -> list[Past]:
+    """The series of the file, or the one of the query. Raises InputError for what the user must mend.
+
+    `shortest` 1 lets a series of one row pass, on a step of a minute.
+    """
+    return _from_file(asked, shortest) if asked.data is not None else [_from_prometheus(asked, now, environ)]
+
+
+def _from_file(asked: Asked, shortest: int) -> list[Past]:
     if asked.prometheus is not None or asked.query is not None:
         raise InputError("--data: write either a file, or --prometheus and --query")
     assert asked.data is not None
@@ -100,20 +111,20 @@ def _from_file(asked: Asked) -> list[_Past]:
     for one in read_tidy(asked.data, asked.stamps_end):
         if asked.series is not None and one.name != asked.series:
             continue
-        if not one.usual_step:
+        if not one.usual_step and shortest > 1:
             raise InputError(f"{asked.data}: {one.name} has one row: a forecast needs at least 30 minutes of samples")
-        step = int(_option("--step", asked.step).total_seconds()) if asked.step else one.usual_step
+        step = int(_option("--step", asked.step).total_seconds()) if asked.step else one.usual_step or 60
         try:
             times, values = one.on_grid(step)
         except ValueError as error:
             raise InputError(f"{asked.data}: {error}: give a longer --step") from None
-        found.append(_Past(one.name, times, values, timedelta(seconds=step)))
+        found.append(Past(one.name, times, values, timedelta(seconds=step), one.quirks))
     if not found:
         raise InputError(f"--series: {asked.series!r} is not in {asked.data}")
     return found
 
 
-def _from_prometheus(asked: Asked, now: datetime, environ: Mapping[str, str]) -> _Past:
+def _from_prometheus(asked: Asked, now: datetime, environ: Mapping[str, str]) -> Past:
     if asked.query is None:
         raise InputError("--query: write PromQL, or --data FILE")
     config, step = None, timedelta(minutes=1)
@@ -160,7 +171,7 @@ def _why_none(source: PrometheusSource, asked: Asked, reading: Reading, now: dat
 
 def _joined(
     name: str, coarse_times: IntArray, coarse: FloatArray, times: IntArray, fine: FloatArray, step: timedelta
-) -> _Past:
+) -> Past:
     """The coarse past before the fine one, on the fine grid: each mean stands for its whole interval."""
     seconds = int(step.total_seconds())
     before = coarse_times <= times[0] - seconds
@@ -174,7 +185,7 @@ def _joined(
     values[(times - start) // seconds] = fine
     known = np.flatnonzero(~np.isnan(values))
     first = int(known[0]) if len(known) else 0
-    return _Past(name, grid_times[first:], values[first:], step)
+    return Past(name, grid_times[first:], values[first:], step)
 
 
 def _option(name: str, text: str) -> timedelta:

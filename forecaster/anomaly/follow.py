@@ -115,13 +115,14 @@ def follow(
     allowed = ~seen.masked & (seen.faults == 0)
     told, own = statistics.measured(a, np.where(allowed, x, np.nan)[:, None], (np.sign(s) * against)[:, None])
     score = np.where(allowed, own.score[:, 0], against)
+    news = np.where(allowed, own.news[:, 0], np.nan)
     low, median, high = (
         np.where(np.isnan(made.median), own.band[:, 0, i], q) for i, q in enumerate((made.low, made.median, made.high))
     )
     side = np.where(own.side[:, 0] < 0, -1, 1).astype(np.int64)
     names = [incidents.named(key) for key in keys] if taught is not NOTHING else []
     shares = budget.shares(keys, per_week)
-    pacing = budget.rolled(a, score, allowed, now, step_seconds, shares)
+    pacing = budget.rolled(a, news, allowed, now, step_seconds, shares)
     kinds = [statistics.KINDS[k] for k in own.loud[:, 0].tolist()] if names else []
     factor = taught.factors(names, kinds) if names else np.ones(len(keys))
     threshold = budget.moved(budget.in_force(pacing), factor)
@@ -139,7 +140,7 @@ def follow(
         observed=x,
         median=median,
         hot=hot,
-        fresh=own.fresh[:, 0],
+        fresh=news > threshold,
     )
     machine, opened, closed, accepted = incidents.moved(a, look)
     pacing["alarms"] = budget.with_alarms(np.asarray(pacing["alarms"]), opened, now)

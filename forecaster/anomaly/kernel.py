@@ -2,8 +2,8 @@
 
 Plain functions over arrays that mean the same interpreted and compiled by numba; nothing here imports numba. Every
 statistic is a number with a sign, divided by its own usual size, and turned into -log10 of a p-value by its own past:
-by rank where enough of the past lies beyond, by a fitted Pareto tail outside. They are combined by their root of squares,
-and that is scored by the row's own block maxima. `statistics.py` says what is in the state.
+by rank where enough of the past lies beyond, by a fitted Pareto tail outside. They are combined by the root of their
+squares, and that is scored by the row's own block maxima. `statistics.py` says what is in the state.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 WINDOW = 96  # samples kept
-BINS, BIN_WIDTH, LOWEST = 64, 0.2, -2.0  # histogram over the logarithm of a statistic over its usual size
+BINS, BIN_WIDTH, LOWEST = 64, 0.2, -5.0  # histogram over the logarithm of a statistic over its usual size
 MEMORY = 20_000.0  # samples that histograms and usual sizes remember
-LEAST = 60.0  # samples of a statistic before it is scored
-TAIL_SHARE, TAIL_LEAST = 0.02, 10.0  # the fitted tail begins where this share, or so many, lie beyond
+LEAST = 240.0  # samples of a statistic before it is scored: the tail of a shorter past is a guess
+TAIL_SHARE, TAIL_LEAST = 0.02, 20.0  # the fitted tail begins where this share, or so many, lie beyond
 LEAST_EXCESS = 0.1  # of the logarithm: the thinnest tail that is believed
 HIGHEST = 20.0
 
@@ -35,12 +35,14 @@ FORGET = 0.9995  # of the regression
 STEPS, REGRESSORS = 12, 4
 
 BLOCK, BLOCKS = 288, 32  # samples of a block, and blocks remembered
+EDGE = math.log10(BLOCK)  # score of a usual maximum of a block: below it ranks count, beyond it the fitted tail
 LOW_RANK, HIGH_RANK = 0.25, 0.6  # of the block maxima: what a Gumbel distribution is fitted to; incidents lie above
 PRIOR_BLOCKS, PRIOR_PLACE, PRIOR_SPREAD = 4.0, 2.5, 0.6  # of block maxima before there are own ones
-QUIET_DRIFT = 3.0  # -log10 p up to which a drift adds nothing: most rows wander
-TOLD_FADES, TOLD_MARGIN = 300.0, 1.1  # samples, and how far above what was told lately a new wonder must lie
+WINDOW_VOICE = 0.7  # of spread and shape in naming an incident: one odd sample makes its whole window odd
+QUIET_DRIFT = 2.0  # -log10 p up to which a drift adds nothing: most rows wander
+TOLD_FADES, TOLD_MARGIN = 300.0, 1.1  # samples in which what was told fades, and how far beyond it news must lie
 REPETITIVE = 0.9  # share of repeated values from which a row is near-constant
-COARSE_FLOOR, FINE_FLOOR = 8e-3, 1e-3  # usual size of a statistic, at least so much of the level
+COARSE_FLOOR, FINE_FLOOR = 1e-2, 1e-3  # usual size of a statistic, at least so much of the level
 
 # places in `marks`
 SEEN, LEVEL, SLOW, FAST, STEP_SIZE, ERROR_SIZE, REPEAT, IN_BLOCK, BLOCK_MAX, BLOCKS_SEEN = range(10)
@@ -61,13 +63,13 @@ def run(
     combined: Any,
     maxima: Any,
     score: Any,
-    fresh: Any,
+    news: Any,
     parts: Any,
     loud: Any,
     side: Any,
     band: Any,
 ) -> None:
-    """Takes in samples (row, time) in order of time and writes score, fresh, loud, side (row, time), parts (row, time,
+    """Takes in samples (row, time) in order of time and writes score, news, loud, side (row, time), parts (row, time,
     statistic) and band (row, time, low | middle | high): what was expected of the sample before it came.
 
     A sample that is NaN changes nothing. `forecast` (row, time) is the signed score against a forecast, NaN for none.
@@ -82,7 +84,7 @@ def run(
                 marks[row, ABOVE],
             )
             x = values[row, t]
-            score[row, t], fresh[row, t], loud[row, t], side[row, t] = math.nan, False, FORECAST, 0
+            score[row, t], news[row, t], loud[row, t], side[row, t] = math.nan, math.nan, FORECAST, 0
             for k in range(STATISTICS):
                 parts[row, t, k] = math.nan
             if math.isnan(x):
@@ -96,13 +98,15 @@ def run(
                     continue
                 size = max(abs(statistics[k]) - QUIET_DRIFT, 0.0) if k == DRIFT else abs(statistics[k])
                 squares = max(squares, 0.0) + size * size
-                if size > most:
-                    most, loud[row, t], side[row, t] = size, k, (1 if statistics[k] > 0 else -1)
+                voice = WINDOW_VOICE * size if k in (VARIANCE, SHAPE) else size
+                if voice > most:
+                    most, loud[row, t], side[row, t] = voice, k, (1 if statistics[k] > 0 else -1)
             if squares < 0:
                 continue
             size = math.sqrt(squares)
             score[row, t] = graded(size, marks[row], combined[row])
-            fresh[row, t] = told(size, marks[row])
+            news[row, t] = score[row, t] if is_new(size, marks[row]) else min(score[row, t], EDGE)
+            kept(size, marks[row], combined[row])
             blocked(size, marks[row], maxima[row])
 
 
@@ -137,7 +141,8 @@ def measure(
         if seen >= 3 * LAG:
             out[SHAPE] = learnt(odd, SHAPE, floor, marks, past)
     drifted(x, coarse, marks)
-    if marks[COARSE_SEEN] >= COARSE:
+    # judged once for each new mean: between two of them nothing is learned that would be independent
+    if marks[COARSE_SEEN] >= COARSE and marks[COARSE_COUNT] == 0:
         out[DRIFT] = learnt(shifted(coarse, COARSE_NEW, COARSE - COARSE_NEW, scratch), DRIFT, floor, marks, past)
     marks[SLOW] += (x - marks[SLOW]) / min(seen + 1.0, 2_000.0)
     marks[FAST] += 0.05 * (x - marks[FAST])
@@ -204,7 +209,7 @@ def dispersion(ring: Any) -> float:
     total = 0.0
     for i in range(WINDOW):
         total += abs(ring[i] - mean)
-    return total / WINDOW
+    return float(total / WINDOW)
 
 
 def shifted(ring: Any, short: int, long: int, scratch: Any) -> float:
@@ -247,7 +252,7 @@ def shape(ring: Any, marks: Any, floor: float, covariance: Any, axes: Any, scrat
             covariance[i, j] += (weight * scratch[i] * scratch[j] - covariance[i, j]) / count
     if marks[SEEN] % AXES_EVERY == 0:
         turned(covariance, axes)
-    return math.sqrt(max(left, 0.0) / LAG) * unit
+    return float(math.sqrt(max(left, 0.0) / LAG) * unit)
 
 
 def turned(covariance: Any, axes: Any) -> None:
@@ -331,12 +336,12 @@ def tail(at: float, bins: Any, total: float) -> float:
     place = min(max(int(at), 0), BINS - 1)
     if at > begin + 1:
         excess = max(over / there, LEAST_EXCESS)
-        return (there + 0.5) / (total + 1) * math.exp(-(at - begin) * BIN_WIDTH / excess)
+        return float((there + 0.5) / (total + 1) * math.exp(-(at - begin) * BIN_WIDTH / excess))
     beyond = 0.0
     for k in range(BINS - 1, place, -1):
         beyond += bins[k]
     part = min(max(at - place, 0.0), 1.0)
-    return (beyond + bins[place] * (1 - part) + 0.5) / (total + 1)
+    return float((beyond + bins[place] * (1 - part) + 0.5) / (total + 1))
 
 
 def expect(x: float, last: float, ring: Any, marks: Any, floor: float, past: Any) -> None:
@@ -372,6 +377,9 @@ def expect(x: float, last: float, ring: Any, marks: Any, floor: float, past: Any
 def graded(size: float, marks: Any, combined: Any) -> float:
     """-log10 p of the combined size: by rank in the row's own past, and beyond what a block's maximum usually is by
     the Gumbel distribution of such maxima."""
+    far = (size - marks[PLACE]) / marks[SPREAD]
+    if far > 0:
+        return float(min(EDGE + far / math.log(10.0), HIGHEST))
     at = (math.log(size + 1e-12) - LOWEST) / BIN_WIDTH
     total = 0.0
     for k in range(BINS):
@@ -381,22 +389,24 @@ def graded(size: float, marks: Any, combined: Any) -> float:
     for k in range(BINS - 1, place, -1):
         beyond += combined[k]
     beyond += combined[place] * (1 - min(max(at - place, 0.0), 1.0))
-    ranked = -math.log10((beyond + 0.5) / (total + 1.0))
-    far = (size - marks[PLACE]) / marks[SPREAD]
+    return min(max(-math.log10((beyond + 0.5) / (total + 1.0)), 0.0), EDGE)
+
+
+def is_new(size: float, marks: Any) -> bool:
+    """Whether the size stands out from what was told lately: an echo, or the plateau after a change, does not."""
+    return bool((size - marks[PLACE]) / marks[SPREAD] > TOLD_MARGIN * marks[TOLD])
+
+
+def kept(size: float, marks: Any, combined: Any) -> None:
+    """Makes the combined size part of the past, and of what has been told: an echo of it is news no more."""
+    total = 0.0
+    for k in range(BINS):
+        total += combined[k]
     if total > MEMORY:
         for k in range(BINS):
             combined[k] *= 1 - 1 / MEMORY
-    combined[place] += 1.0
-    edge = math.log10(BLOCK)
-    return min(edge + far / math.log(10.0), HIGHEST) if far > 0 else max(min(ranked, edge), 0.0)
-
-
-def told(size: float, marks: Any) -> bool:
-    """Whether the size stands out from what was told lately: an echo, or the plateau after a change, does not."""
-    far = max((size - marks[PLACE]) / marks[SPREAD], 0.0)
-    new = far > TOLD_MARGIN * marks[TOLD]
-    marks[TOLD] = max(marks[TOLD] * math.exp(-1 / TOLD_FADES), far)
-    return bool(new)
+    combined[min(max(int((math.log(size + 1e-12) - LOWEST) / BIN_WIDTH), 0), BINS - 1)] += 1.0
+    marks[TOLD] = max(marks[TOLD] * math.exp(-1 / TOLD_FADES), (size - marks[PLACE]) / marks[SPREAD])
 
 
 def blocked(size: float, marks: Any, maxima: Any) -> None:
@@ -441,7 +451,8 @@ HELPERS = (
     expect,
     measure,
     graded,
-    told,
+    is_new,
+    kept,
     ranked_at,
     blocked,
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forecaster.anomaly import kernel
-from forecaster.domain import BoolArray, FloatArray, IntArray
+from forecaster.domain import FloatArray, IntArray
 from forecaster.rows import Arrays
 
 KINDS = ("residual", "variance", "level_shift", "shape", "drift", "residual")
@@ -27,7 +27,7 @@ class Measured:
     """What the samples (row, time) said."""
 
     score: FloatArray  # (row, time) -log10 p of all statistics together, 0 to 20; NaN during warm-up and without sample
-    fresh: BoolArray  # (row, time) it stands out from what the last hours said: no echo of an event that has been told
+    news: FloatArray  # (row, time) the same, at most EDGE for an echo, or the plateau, of what was told lately
     loud: IntArray  # (row, time) the statistic that speaks loudest
     side: IntArray  # (row, time) +1 above, -1 below, of that one
     parts: FloatArray  # (row, time, statistic) signed -log10 p of each, NaN where not known
@@ -45,7 +45,7 @@ def blank() -> Arrays:
     place = np.arange(kernel.LAG)
     axes = np.stack([np.cos(math.pi * (place + 0.5) * (a + 1) / kernel.LAG) for a in range(kernel.AXES)], axis=1)
     axes /= np.linalg.norm(axes, axis=0)
-    # combined sizes begin as if they were -log10 p of one statistic, with the weight of an hour of minutes
+    # combined sizes begin as if they were -log10 p of one statistic, with the weight of the samples a score needs
     edges = kernel.LOWEST + kernel.BIN_WIDTH * np.arange(kernel.BINS + 1)
     beyond = np.exp(-np.exp(edges) * math.log(10.0))
     beyond[0], beyond[-1] = 1.0, 0.0
@@ -72,13 +72,13 @@ def measured(state: Arrays, values: FloatArray, forecast: FloatArray | None = No
     rows, times = x.shape
     out = Measured(
         score=np.empty((rows, times)),
-        fresh=np.zeros((rows, times), dtype=np.bool_),
+        news=np.empty((rows, times)),
         loud=np.zeros((rows, times), dtype=np.int64),
         side=np.zeros((rows, times), dtype=np.int64),
         parts=np.empty((rows, times, kernel.STATISTICS)),
         band=np.empty((rows, times, 3)),
     )
-    _compiled()(x, against, *after.values(), out.score, out.fresh, out.parts, out.loud, out.side, out.band)
+    _compiled()(x, against, *after.values(), out.score, out.news, out.parts, out.loud, out.side, out.band)
     return after, out
 
 

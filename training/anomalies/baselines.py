@@ -79,7 +79,7 @@ def three_residuals(values: FloatArray, step: int, times: IntArray) -> FloatArra
     """
     now, _ = _through_now(values, 12)
     parts = [values - last_known(values), values - median_before(values, 24, 12), now - shifted(now, 12)]
-    block, least = max(DAY // step // 4, 1), 48
+    block, least = max(DAY // step, 1), 48
     total = np.sum([surprise(np.abs(part), block, least) for part in parts], axis=0)
     smooth, _ = _through_now(total, 3)
     return np.where(np.isnan(total), np.nan, np.maximum(smooth, 0.0))  # a running sum rounds

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.anomalies import report, run
-from training.anomalies.detectors import BASELINES
+from training.anomalies.detectors import taking_part
 from training.anomalies.faults import measured_faults
 from training.anomalies.nulls import measured_nulls
 
@@ -35,8 +35,9 @@ def benchmark(asked: Asked, as_json: bool, stages: Stages, width: int | None) ->
     if asked.png is not None:
         import matplotlib  # noqa: F401 - that it is missing is to be said before the work, not after it
     wanted = run.Asked(asked.data, asked.stamps_end, asked.only, asked.models, asked.processes)
-    told = run.benchmark(wanted, BASELINES, lambda share: stages("scoring", share))
-    detectors = {name: BASELINES[name] for name in told.models}
+    known = taking_part()
+    told = run.benchmark(wanted, known, lambda share: stages("scoring", share))
+    detectors = {name: known[name] for name in told.models}
     nulls, faults = [], []
     if asked.nulls:
         nulls = measured_nulls(told.cases, detectors, SEED, asked.processes, lambda share: stages("null series", share))

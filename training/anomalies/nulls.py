@@ -15,12 +15,13 @@ import numpy as np
 from numpy.random import Generator
 
 from forecaster.domain import FloatArray, IntArray
+from models.wall_clock import DAY
 from training.anomalies import points
 from training.anomalies.cases import LONGEST_WARM_UP, WARM_UP_SHARE, Case
 from training.anomalies.detectors import Detector
 from training.anomalies.events import Labelled, Outcome
 from training.anomalies.run import BUDGETS, Scored, ratios_of, scored_by
-from training.synthetic_clock import DAY, Clock
+from training.synthetic_clock import Clock
 from training.synthetic_random import autoregression
 from training.synthetic_seasons import load_season
 
@@ -81,7 +82,8 @@ def synthetic(seed: int) -> list[Case]:
 def _load(rng: Generator, clock: Clock, kind: int) -> FloatArray:
     """A load about a fixed day; `kind` goes through memories of the noise and through its tails."""
     phi = (0.0, 0.6, 0.9)[kind % 3]
-    draws = (rng.standard_normal, lambda size: rng.standard_t(5, size) / math.sqrt(5 / 3))[kind // 3 % 2](clock.size)
+    heavy = kind // 3 % 2 == 1
+    draws: FloatArray = rng.standard_t(5, clock.size) / math.sqrt(5 / 3) if heavy else rng.standard_normal(clock.size)
     noise = autoregression(draws * math.sqrt(1 - phi * phi), phi)
     day = load_season(rng, Clock(clock.step, clock.first_end, DAY // clock.step))
     season = np.tile(day / day.mean(), -(-clock.size // len(day)))[: clock.size]

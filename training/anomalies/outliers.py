@@ -59,7 +59,8 @@ def _by(make: Any, values: FloatArray, step: int) -> FloatArray:
         detector = make().fit(past / scale)
         usual = np.asarray(detector.decision_scores_)
         middle = float(np.median(usual))
-        spread = 1.4826 * float(np.median(np.abs(usual - middle))) or float(usual.std()) or 1.0
+        # of a quiet series most windows are alike: their usual deviation alone would make any other endless
+        spread = max(1.4826 * float(np.median(np.abs(usual - middle))), float(usual.std())) or 1.0
         found = (np.asarray(detector.decision_function(windows[start:end] / scale)) - middle) / spread
         out[rows[WINDOW - 1 + start : WINDOW - 1 + end]] = np.clip(found, 0.0, _HIGHEST)
         start = end

@@ -10,7 +10,7 @@ import numpy as np
 from forecaster.domain import FloatArray
 from training.anomalies.events import Labelled, Outcome, measured, total
 
-HIGHEST, STEP = 2.0**12, 2.0**-0.25  # factors that are tried, from the highest down
+STEP = 2.0**-0.25  # from one factor that is tried to the next, going down
 LOWEST = 2.0**-12
 _HALVINGS = 12
 _LEAST = 1e-9  # of a threshold
@@ -35,29 +35,29 @@ def at(ratios: Sequence[FloatArray], spans: Sequence[Labelled], factor: float) -
     return Point(factor, total(measured(span, ratio >= factor) for ratio, span in zip(ratios, spans, strict=True)))
 
 
-def at_equal_false_alarms(
-    ratios: Sequence[FloatArray], spans: Sequence[Labelled], per_week: Sequence[float]
-) -> list[Point]:
-    """For each of the ascending `per_week` the lowest factor at which no more false alarms than that were measured.
+def at_equal_false_alarms(ratios: Sequence[FloatArray], spans: Sequence[Labelled], per_week: float) -> Point:
+    """The lowest factor at which no more false alarms than that were measured.
 
     Found from above: the first factor on the way down that makes more ends it. Far below, alarms run together and
     their number falls again, which is no merit. One factor for the whole set; it is chosen on the labels, alike for
     all, to compare detectors: nobody could set it.
     """
-    allowed = [round(rate * sum(span.weeks for span in spans)) for rate in per_week]
-    out: list[Point] = []
-    factor = HIGHEST
+    most = round(per_week * sum(span.weeks for span in spans))
+    factor = _above(ratios)
     best = at(ratios, spans, factor)
-    for most in allowed:
-        lower = factor
-        while factor > LOWEST:
-            lower = factor * STEP
-            point = at(ratios, spans, lower)
-            if point.outcome.false_alarms > most:
-                break
-            factor, best = lower, point
-        out.append(_between(ratios, spans, lower, best, most))
-    return out
+    while factor > LOWEST:
+        lower = factor * STEP
+        point = at(ratios, spans, lower)
+        if point.outcome.false_alarms > most:
+            return _between(ratios, spans, lower, best, most)
+        factor, best = lower, point
+    return best
+
+
+def _above(ratios: Sequence[FloatArray]) -> float:
+    """A factor at which nothing is an alarm."""
+    highest = max((float(np.nanmax(one)) for one in ratios if not np.isnan(one).all()), default=1.0)
+    return max(highest, LOWEST) / STEP
 
 
 def _between(ratios: Sequence[FloatArray], spans: Sequence[Labelled], lower: float, best: Point, most: int) -> Point:

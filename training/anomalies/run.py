@@ -168,7 +168,6 @@ def scored(case: Case, detector: Detector) -> Scored:
 def _family(cases: Sequence[Case], model: str, scores: Sequence[Scored]) -> tuple[FamilyRow, list[SeriesRow]]:
     spans = [case.span for case in cases]
     ratios = {budget: ratios_of(cases, scores, budget) for budget in BUDGETS}
-    equal = points.at_equal_false_alarms(ratios[BUDGETS[0]], spans, BUDGETS)
     row = FamilyRow(
         family=cases[0].family,
         model=model,
@@ -177,7 +176,7 @@ def _family(cases: Sequence[Case], model: str, scores: Sequence[Scored]) -> tupl
         vus_pr_hour=_mean([one.vus_pr_hour for one in scores]),
         nab=_nab(cases, scores),
         learned={budget: points.at(ratios[budget], spans, 1.0) for budget in BUDGETS},
-        equal=dict(zip(BUDGETS, equal, strict=True)),
+        equal={budget: points.at_equal_false_alarms(ratios[budget], spans, budget) for budget in BUDGETS},
     )
     each = [
         SeriesRow(

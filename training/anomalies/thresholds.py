@@ -32,9 +32,9 @@ def learned(scores: Sequence[FloatArray], times: Sequence[IntArray], budget: flo
     for day in range(1, longest + 1):
         pooled[day] = _quantile(np.concatenate([one[:day] for one in maxima]), calm)
     out = []
-    for one, day in zip(maxima, days, strict=True):
+    for one, of_row in zip(maxima, days, strict=True):
         daily = np.array([_mixed(one[:until], pooled[until], calm) for until in range(len(one) + 1)])
-        out.append(np.where(day >= 0, daily[np.clip(day, 0, len(one))], np.nan))
+        out.append(np.where(of_row >= 0, daily[np.clip(of_row, 0, len(one))], np.nan))
     return out
 
 
@@ -62,7 +62,7 @@ def _days(score: FloatArray, times: IntArray) -> IntArray:
     known = np.flatnonzero(~np.isnan(score))
     if not len(known):
         return np.full(len(score), -1, dtype=np.int64)
-    return np.maximum((times - times[known[0]]) // DAY, -1)
+    return np.asarray(np.maximum((times - times[known[0]]) // DAY, -1), dtype=np.int64)
 
 
 def _maxima(score: FloatArray, days: IntArray) -> FloatArray:

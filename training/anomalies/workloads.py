@@ -14,7 +14,8 @@ import numpy as np
 from numpy.random import Generator
 
 from forecaster.domain import FloatArray, IntArray
-from training.synthetic_clock import DAY, HOUR, MINUTE, Clock
+from models.wall_clock import DAY
+from training.synthetic_clock import HOUR, MINUTE, Clock
 from training.synthetic_random import autoregression, log_uniform
 from training.synthetic_seasons import load_season
 
@@ -184,21 +185,29 @@ def _season_loss(rng: Generator, one: Observed, noise: FloatArray, onset: int, e
 
 def _frozen(rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int) -> Observed:
     """The exporter repeats what it said last, of everything."""
-    series = {}
-    for name in ("load", "cpu", "memory", "pods"):
-        values = np.array(getattr(one, name))
-        values[..., onset:end] = values[..., onset : onset + 1]
-        series[name] = values
-    return replace(one, **series)
+
+    def held(values: FloatArray) -> FloatArray:
+        out = values.copy()
+        out[..., onset:end] = out[..., onset : onset + 1]
+        return out
+
+    return replace(one, load=held(one.load), cpu=held(one.cpu), memory=held(one.memory), pods=held(one.pods))
 
 
 def _gap(rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int) -> Observed:
-    series = {}
-    for name in ("load", "cpu", "memory", "replicas", "pods"):
-        values = np.array(getattr(one, name))
-        values[..., onset:end] = np.nan
-        series[name] = values
-    return replace(one, **series)
+    def without(values: FloatArray) -> FloatArray:
+        out = values.copy()
+        out[..., onset:end] = np.nan
+        return out
+
+    return replace(
+        one,
+        load=without(one.load),
+        cpu=without(one.cpu),
+        memory=without(one.memory),
+        replicas=without(one.replicas),
+        pods=without(one.pods),
+    )
 
 
 def _cost(share: float) -> Callable[[Generator, Observed, FloatArray, int, int], Observed]:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from forecaster.domain import FloatArray
-from training.anomalies.detectors import BASELINES
+from training.anomalies.detectors import BASELINES, taking_part
+
+ALL = taking_part()
 
 STEP = 300
 DAY = 288
@@ -23,10 +25,10 @@ def served(days: int = 10, seed: int = 0) -> FloatArray:
 def scores(name: str, values: FloatArray) -> FloatArray:
     if name in ("iforest", "knn"):
         pytest.importorskip("pyod", reason="pyod is not installed")
-    return BASELINES[name].scores(values, STEP, STEP * np.arange(1, len(values) + 1))
+    return ALL[name].scores(values, STEP, STEP * np.arange(1, len(values) + 1))
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ALL)
 def test_nothing_looks_ahead(name: str) -> None:
     values = served(5)
     values[700:720] = np.nan
@@ -37,7 +39,7 @@ def test_nothing_looks_ahead(name: str) -> None:
     np.testing.assert_array_equal(scores(name, values)[:cut], scores(name, values[:cut]))
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ALL)
 def test_warm_up_and_gaps_are_nan_and_what_is_scored_is_not_negative(name: str) -> None:
     values = served(5)
     values[900:930] = np.nan
@@ -49,7 +51,7 @@ def test_warm_up_and_gaps_are_nan_and_what_is_scored_is_not_negative(name: str) 
     assert (known >= 0).all()
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_spike_stands_out(name: str) -> None:
     values = served()
     values[2_500] += 200
@@ -71,7 +73,7 @@ def test_a_constant_series_is_not_unusual(name: str) -> None:
     assert not np.isnan(score[2 * DAY :]).any()
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("values", [np.zeros(0), np.full(500, np.nan), np.ones(3)], ids=["empty", "all NaN", "short"])
 def test_nothing_to_learn_from_gives_nan(name: str, values: FloatArray) -> None:
     score = scores(name, values)

@@ -74,7 +74,7 @@ def spans_and_ratios(seed: int) -> tuple[list[Labelled], list[np.ndarray]]:
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_false_alarms_are_those_asked_for(seed: int) -> None:
     spans, ratios = spans_and_ratios(seed)
-    few, many = at_equal_false_alarms(ratios, spans, (0.1, 1.0))
+    few, many = (at_equal_false_alarms(ratios, spans, rate) for rate in (0.1, 1.0))
     assert few.outcome.false_alarms == 4  # 40 series-weeks
     assert many.outcome.false_alarms == 40
     assert few.factor > many.factor
@@ -85,11 +85,12 @@ def test_equal_false_alarms_are_those_asked_for(seed: int) -> None:
 def test_alarms_that_run_together_are_no_way_to_few_of_them() -> None:
     spans, ratios = spans_and_ratios(0)
     assert at(ratios, spans, 1e-6).outcome.false_alarms <= 4  # always on: it would find all events
-    few, _ = at_equal_false_alarms(ratios, spans, (0.1, 1.0))
+    few = at_equal_false_alarms(ratios, spans, 0.1)
     assert few.outcome.alarmed < 0.01 * few.outcome.weeks
 
 
 def test_a_detector_that_says_nothing_has_no_alarm_at_any_factor() -> None:
     spans, ratios = spans_and_ratios(0)
-    few, many = at_equal_false_alarms([np.full(len(one), np.nan) for one in ratios], spans, (0.1, 1.0))
+    silent = [np.full(len(one), np.nan) for one in ratios]
+    few, many = (at_equal_false_alarms(silent, spans, rate) for rate in (0.1, 1.0))
     assert (few.outcome.recall, many.outcome.recall, many.outcome.false_alarms) == (0, 0, 0)

@@ -96,7 +96,8 @@ def test_the_table_names_what_was_left_out(folder: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("benchmark", "--anomalies", "--speed"), "--speed: it times forecasts"),
+        (("benchmark", "--anomalies", "--speed"), "are about forecasts: leave them out"),
+        (("benchmark", "--anomalies", "--part", "tune"), "are about forecasts: leave them out"),
         (("benchmark", "--nulls"), "--nulls, --faults: they belong to --anomalies"),
         (("benchmark", "--anomalies", "--models", "magic"), "--models: 'magic' is not known: write some of rolling_z"),
     ],
