@@ -42,6 +42,7 @@ _SEVEN = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 _SHOWN = (1, 2, 6, 10, 11)  # of LEVELS: those of a distribution that are inputs, too
 _FLOOR = 0.02  # of the scale: no unit is smaller
 SERIES, QUERY = 267, 113  # numbers in the inputs
+IS_PEAK = 2  # of the numbers of a query: 1 where a maximum is asked, 0 where a value is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
