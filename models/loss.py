@@ -9,7 +9,8 @@ from torch import Tensor
 def pinball(quantiles: Tensor, target: Tensor, levels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean quantile loss (...,) of quantiles (..., level) against target (...,); NaN targets count 0.
 
-    `weights` (..., level) says how much a level counts; 1 each where it is None. Source: Koenker and Bassett, "Regression Quantiles", Econometrica 46(1), 1978.
+    `weights` (..., level) says how much a level counts; 1 each where it is None.
+    Source: Koenker and Bassett, "Regression Quantiles", Econometrica 46(1), 1978.
     """
     known = ~target.isnan()
     miss = torch.where(known, target, 0.0)[..., None] - quantiles

@@ -330,7 +330,9 @@ def benchmark(
     timestamps: Annotated[
         Stamp, typer.Option(help="Whether a stamp is the start or end of an interval.")
     ] = Stamp.START,
-    origins: Annotated[int, typer.Option(help="Forecasts of each series.", min=4, max=1000)] = 28,
+    origins: Annotated[
+        int, typer.Option(help="Forecasts of each series; three times as many for a single one.", min=4, max=1000)
+    ] = 28,
     only: Annotated[str | None, typer.Option(help="Families with this in their name.", metavar="FAMILY")] = None,
     models: Annotated[str | None, typer.Option(help="Some of the models, separated by commas.")] = None,
     model: Annotated[

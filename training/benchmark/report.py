@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from training.benchmark.answers import OURS, SINGLE
+from training.benchmark.answers import ENOUGH, OURS, SINGLE
 from training.benchmark.measures import LONGEST_PEAK, geometric
 from training.benchmark.panels import HORIZONS
 from training.benchmark.run import Best, FamilyRow, Told, beside_best, over_families, worst_hour
@@ -272,7 +272,10 @@ def _summary(told: Told) -> list[str]:
         )
     often = {name: SINGLE[name].every for name in told.models if name in SINGLE and SINGLE[name].every > 1}
     if often:
-        lines.append("one origin in so many: " + ", ".join(f"{_short(name)} {every}" for name, every in often.items()))
+        lines.append(
+            f"one origin in so many, of panels above {ENOUGH} forecasts: "
+            + ", ".join(f"{_short(name)} {every}" for name, every in often.items())
+        )
     lines += [
         f"left out: {_short(name)}, for {package} is not installed (pip install {package})"
         for name, package in told.left_out.items()

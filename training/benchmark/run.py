@@ -161,7 +161,7 @@ def _cost(panel: Panel, name: str) -> float:
         stations = (int(panel.columns.max()) - int(panel.starts.min())) / panel.stride
         return float(stations * (0.04 + 0.002 * rows))
     each = {"ridge": 0.015, "auto_ets": 0.03, "mstl": 0.4, "fracast": 0.07}.get(name, 0.004)
-    return float(rows * origins * each) / (SINGLE[name].every if name in SINGLE else 1)
+    return float(rows * origins * each) / (SINGLE[name].stride(rows, origins) if name in SINGLE else 1)
 
 
 # --- gathering -------------------------------------------------------------------------------------------------------
