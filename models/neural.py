@@ -23,6 +23,7 @@ from models.fits import Arrays, FitCache
 from models.inputs import LEVELS, Inputs, Queries
 from models.numpy_network import NumpyNetwork
 from models.past import tables_of
+from models.unanimous import with_agreed
 
 ARCHITECTURE = "network/1"
 Runtime = Callable[[Inputs], NDArray[np.float32]]
@@ -109,7 +110,7 @@ def kinds(given: Inputs) -> NDArray[np.int8]:
 
 def finished(normal: NDArray[np.float32], given: Inputs, weights: NDArray[np.float64]) -> FloatArray:
     """(row, query, level) in the unit of the series, of normalised quantiles at LEVELS."""
-    read = normal.astype(np.float64) @ weights
+    read = with_agreed(normal, given) @ weights
     out = given.center[:, None, None] + given.unit[..., None] * read
     out = np.maximum.accumulate(out, axis=-1)  # beyond the outermost levels lines could meet
     out = np.where(given.nonnegative[:, None, None], np.maximum(out, 0.0), out)

@@ -413,8 +413,8 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Examples and checkpoint, to go on from; DIR.work.", metavar="DIR")
     ] = None,
-    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 420,
-    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 20_000,
+    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 700,
+    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 32_000,
     seed: Annotated[int, typer.Option(help="Decides data and weights.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     processes: Annotated[int, typer.Option(help="That make the examples.", min=1, max=256)] = 2,

@@ -37,7 +37,7 @@ REPORT_EVERY = 100  # steps
 class FitConfig:
     """Hyper-parameters; saved in the card."""
 
-    steps: int = 20_000
+    steps: int = 32_000
     batch: int = 256  # examples, over all processes
     peak_rate: float = 2e-3
     warm_up: float = 0.03  # share of the steps
