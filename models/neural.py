@@ -7,12 +7,12 @@ reason. What comes out is brought back to the unit of the series, never negative
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from forecaster.cores import one_thread_a_product, side_by_side
 from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesKey
 from forecaster.errors import ModelError
 from models import inputs
@@ -27,7 +27,6 @@ from models.unanimous import with_agreed
 
 ARCHITECTURE = "network/1"
 Runtime = Callable[[Inputs], NDArray[np.float32]]
-_THREADS = 2
 
 
 @dataclass
@@ -52,6 +51,10 @@ class Neural:
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
         """Quantiles for all rows; rows of fewer than six samples carry a reason instead."""
+        with one_thread_a_product():
+            return self._forecast(context, request)
+
+    def _forecast(self, context: Context, request: ForecastRequest) -> Forecast:
         rows, levels = len(context.fine.keys), tuple(request.levels)
         step = int(context.fine.step.total_seconds())
         values = np.full((rows, len(request.horizons), len(levels)), np.nan)
@@ -77,11 +80,7 @@ class Neural:
             for members in (np.flatnonzero(windows == window),)
             for first in range(0, len(members), most)
         ]
-        if len(work) > 1:
-            with ThreadPoolExecutor(_THREADS) as pool:
-                list(pool.map(one, work))
-        else:
-            list(map(one, work))
+        side_by_side(one, work)
         return forecast_of(context, request, values, peak, gate, self.version)
 
     def forget(self, series: Collection[SeriesKey]) -> None:

@@ -56,7 +56,7 @@ def _last(live: LiveRows) -> FloatArray:
 def fit(context: Context, rows: IntArray) -> Arrays:
     """Residual tables of `rows`."""
     step = int(context.fine.step.total_seconds())
-    return naive.fit_rows(rows, list(blocks_of(context, rows)), step, _fit_block)
+    return naive.fit_rows(rows, blocks_of(context, rows), step, _fit_block)
 
 
 def _fit_block(block: Block, out: Arrays) -> None:

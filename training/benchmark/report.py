@@ -76,6 +76,7 @@ def as_json(told: Told, by_series: bool, speed: Sequence[Timed]) -> str:
                 "horizons": one.horizons,
                 "quantiles": one.levels,
                 "seconds": one.seconds,
+                "cpuSeconds": one.cpu_seconds,
                 "millisecondsPerSeries": one.milliseconds_each,
             }
             for one in speed
@@ -287,8 +288,8 @@ def _summary(told: Told) -> list[str]:
 
 
 def _speed(speed: Sequence[Timed]) -> Table:
-    table = _table("Speed", "model", "call", "series", "horizons", "quantiles", "seconds", "ms a series")
+    table = _table("Speed", "model", "call", "series", "horizons", "quantiles", "seconds", "of CPU", "ms a series")
     for one in speed:
-        cells = (f"{one.series:,}", str(one.horizons), str(one.levels), f"{one.seconds:.3f}")
+        cells = (f"{one.series:,}", str(one.horizons), str(one.levels), f"{one.seconds:.3f}", f"{one.cpu_seconds:.3f}")
         table.add_row(_short(one.model), one.what, *cells, f"{one.milliseconds_each:.3f}")
     return table
