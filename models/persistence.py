@@ -26,7 +26,7 @@ class Persistence:
     cache: FitCache = field(default_factory=FitCache)
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
-        """Quantiles for all rows; rows of less than 30 minutes of samples carry a reason instead."""
+        """Quantiles for all rows; rows of less than 30 minutes of samples, or six of them, carry a reason instead."""
         fitted = self.cache.get(context, fit, lambda arrays: changed_kind(context, arrays))
         return naive.predict(context, request, fitted, self.version, _LastValue())
 

@@ -338,6 +338,12 @@ def benchmark(
     model: Annotated[
         str, typer.Option(help="Network of our chain: bundled, none, or an artifact's folder.", metavar="PATH")
     ] = "bundled",
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Fine-tunes on each family's past too; minutes a family.")
+    ] = False,
+    sets: Annotated[
+        bool, typer.Option("--sets", help="Two fixed sets of series, an hour ahead, instead of families.")
+    ] = False,
     series: Annotated[bool, typer.Option("--series", help="A row for each series too.")] = False,
     speed: Annotated[bool, typer.Option("--speed", help="Times forecasts of 10,000 series and of one too.")] = False,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1, max=64)] = 2,
@@ -360,6 +366,8 @@ def benchmark(
         models=None if models is None else tuple(name.strip() for name in models.split(",") if name.strip()),
         model=model,
         processes=processes,
+        tune=tune,
+        sets=sets,
     )
     told = run.benchmark(asked, _progress("forecasting"))
     timed = []
@@ -570,14 +578,17 @@ def _progress(what: str) -> Callable[[float], None]:
 
 
 def _stages() -> Callable[[str, float], None]:
-    """Progress of work with several stages: a bar for each."""
+    """Progress of work with several stages: a bar for each, or a line where nobody watches, as in a pod's log."""
     bars: dict[str, Callable[[float], None]] = {}
+    watched = sys.stderr.isatty()
 
     def update(what: str, share: float) -> None:
         if what not in bars:
             for bar in bars.values():
                 bar(1.0)
             bars[what] = _progress(what)
+            if not watched:
+                print(f"forecaster: {what}", file=sys.stderr, flush=True)
         bars[what](share)
 
     return update

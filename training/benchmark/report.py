@@ -15,7 +15,7 @@ from rich.table import Table
 from training.benchmark.answers import ENOUGH, OURS, SINGLE
 from training.benchmark.measures import LONGEST_PEAK, geometric
 from training.benchmark.panels import HORIZONS
-from training.benchmark.run import Best, FamilyRow, Told, beside_best, over_families, worst_hour
+from training.benchmark.run import Best, FamilyRow, Told, beside_best, over_families, tuned_beside_best, worst_hour
 from training.benchmark.speed import Timed
 
 SCHEMA_VERSION = 1
@@ -25,8 +25,11 @@ _SHORT = {
     "seasonal_naive_week": "naive week",
     "auto_ets": "AutoETS",
     "mstl": "MSTL",
+    "forecaster_tuned": "ours tuned",
+    "network_tuned": "tuned",
 }
 _DIVERGES = 1_000.0
+_COVERAGES = ("coverage80", "coverage80Ties", "coverage98", "coverage98Ties")
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -49,6 +52,7 @@ def as_json(told: Told, by_series: bool, speed: Sequence[Timed]) -> str:
         "skipped": [{"family": one.family, "series": one.series, "why": one.why} for one in told.skipped],
         "seconds": {name: round(spent, 3) for name, spent in told.seconds.items()},
         "forecasts": dict(told.forecasts),
+        "tuningHelped": dict(told.helped),
     }
     if by_series:
         out["series"] = [
@@ -91,7 +95,13 @@ def _row(row: FamilyRow) -> dict[str, Any]:
 def _best(one: Best | None) -> dict[str, Any] | None:
     if one is None:
         return None
-    return {"family": one.family, "horizon": one.horizon, "baseline": one.baseline, "ratio": one.ratio}
+    return {
+        "family": one.family,
+        "horizon": one.horizon,
+        "baseline": one.baseline,
+        "ratio": one.ratio,
+        "tunedRatio": one.tuned,
+    }
 
 
 def _horizon(told: Told, horizon: str) -> dict[str, Any]:
@@ -103,12 +113,20 @@ def _horizon(told: Told, horizon: str) -> dict[str, Any]:
         "families": len({row.family for row in told.rows if row.horizon == horizon}),
         "relativeToBestBaseline": ratio,
         "worst": _best(worst),
+        "tunedRelativeToBestBaseline": tuned_beside_best(told, horizon),
+        "coverage": {name: _coverage(told, horizon, name) for name in told.models},
         "relativeWql": {name: over_families(told, horizon, name) for name in told.models},
         "coverage80ByHour": None
         if count is None or hits is None
         else [h / n if n else math.nan for h, n in zip(hits.tolist(), count.tolist(), strict=True)],
         "worstHour": None if hour is None else {"hour": hour[0], "coverage80": hour[1]},
     }
+
+
+def _coverage(told: Told, horizon: str, model: str) -> dict[str, float]:
+    """Means over families of the plain share and of that with ties shared out."""
+    rows = [row.figures for row in told.rows if row.horizon == horizon and row.model == model]
+    return {name: _mean([row[name] for row in rows]) for name in _COVERAGES}
 
 
 def _known(value: Any) -> Any:
@@ -216,7 +234,9 @@ def _by_model(told: Told) -> Table:
         f"Means over families; peaks up to {longest} min: rises of 20 % and more that were seen, and calls without one"
     )
     table = _table(
-        title, "horizon", "model", "answered", "MASE", "in 80 %", "in 98 %", "rises", "seen", "false", "seconds", "each"
+        title,
+        *("horizon", "model", "answered", "MASE", "in 80 %", "ties shared", "in 98 %", "ties shared"),
+        *("rises", "seen", "false", "seconds", "each"),
     )
     for horizon in _horizons(told):
         for name in told.models:
@@ -229,7 +249,7 @@ def _by_model(told: Told) -> Table:
                 _short(name),
                 _percent(_mean([row["answered"] for row in rows])),
                 _figure(geometric(row["mase"] for row in rows if row["mase"] > 0)),
-                *(_percent(_mean([row[key] for row in rows])) for key in ("coverage80", "coverage98")),
+                *(_percent(share) for share in _coverage(told, horizon, name).values()),
                 str(sum(int(row["rises"]) for row in rows)),
                 *(_percent(_mean([row[key] for row in rows])) for key in ("peakRecall", "peakFalse")),
                 f"{told.seconds[name]:.0f}",
@@ -261,11 +281,19 @@ def _summary(told: Told) -> list[str]:
                 f"{horizon:>4}: ours over the best baseline of each family, chosen in hindsight: {_figure(ratio)}; "
                 f"worst {_figure(worst.ratio)} ({worst.family}, {_short(worst.baseline)})"
             )
+        tuned = tuned_beside_best(told, horizon)
+        if not math.isnan(tuned):
+            lines.append(f"      the same fine-tuned on each family's past: {_figure(tuned)}")
+        if OURS in told.models:
+            lines.append(f"      our 80 % band, mean over families: {_off(_coverage(told, horizon, OURS))}")
         hour = worst_hour(told, horizon)
         if hour is not None:
             lines.append(
                 f"      our 80 % band by hour of the day: furthest off at {hour[0]:02} h UTC, {_percent(hour[1])}"
             )
+    unhelped = [family for family, helped in told.helped.items() if not helped]
+    if unhelped:
+        lines.append(f"fine-tuning did not help on the days that it held back, and was not used: {', '.join(unhelped)}")
     perfect = {(row.family, row.series) for row in told.series if row.naive_is_perfect}
     if perfect:
         lines.append(
@@ -285,6 +313,12 @@ def _summary(told: Told) -> list[str]:
     if not told.rows:
         lines.append("no series could be scored")
     return lines
+
+
+def _off(coverage: dict[str, float]) -> str:
+    """Plain coverage and that with ties shared out, each with its distance from 80 %."""
+    plain, shared = coverage["coverage80"], coverage["coverage80Ties"]
+    return f"{plain:.1%} ({100 * (plain - 0.8):+.1f}); with ties shared out {shared:.1%} ({100 * (shared - 0.8):+.1f})"
 
 
 def _speed(speed: Sequence[Timed]) -> Table:
