@@ -342,19 +342,48 @@ def benchmark(
     timestamps: Annotated[
         Stamp, typer.Option(help="Whether a stamp is the start or end of an interval.")
     ] = Stamp.START,
-    origins: Annotated[int, typer.Option(help="Forecasts of each series.", min=4, max=1000)] = 28,
+    origins: Annotated[
+        int, typer.Option(help="Forecasts of each series; three times as many for a single one.", min=4, max=1000)
+    ] = 28,
     only: Annotated[str | None, typer.Option(help="Families with this in their name.", metavar="FAMILY")] = None,
     models: Annotated[str | None, typer.Option(help="Some of the models, separated by commas.")] = None,
     model: Annotated[
         str, typer.Option(help="Network of our chain: bundled, none, or an artifact's folder.", metavar="PATH")
     ] = "bundled",
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Fine-tunes on each family's past too; minutes a family.")
+    ] = False,
+    sets: Annotated[
+        bool, typer.Option("--sets", help="Two fixed sets of series, an hour ahead, instead of families.")
+    ] = False,
     series: Annotated[bool, typer.Option("--series", help="A row for each series too.")] = False,
     speed: Annotated[bool, typer.Option("--speed", help="Times forecasts of 10,000 series and of one too.")] = False,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1, max=64)] = 2,
     png: Annotated[Path | None, typer.Option(help="Writes a picture.", metavar="FILE")] = None,
+    anomalies: Annotated[
+        bool, typer.Option("--anomalies", help="Anomaly detection on the files that have labels, instead of forecasts.")
+    ] = False,
+    nulls: Annotated[
+        bool, typer.Option("--nulls", help="With --anomalies: false alarms on series where nothing happens too.")
+    ] = False,
+    faults: Annotated[
+        int, typer.Option(help="With --anomalies: so many simulated workloads for each kind of fault too.", min=0)
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Forecast accuracy on files: ours beside baselines, with rolling origins. Exit 1 where nothing can be scored."""
+    names = None if models is None else tuple(name.strip() for name in models.split(",") if name.strip())
+    if anomalies:
+        if speed or part is not Part.TEST or origins != 28 or model != "bundled":
+            raise InputError("--speed, --part, --origins and --model are about forecasts: leave them out")
+        from training.anomalies import command
+
+        labelled = command.Asked(data, timestamps is Stamp.END, only, names, processes, nulls, faults, series, png)
+        text, scored = command.benchmark(labelled, as_json, _stages(), _width())
+        typer.echo(text)
+        raise typer.Exit(0 if scored else 1)
+    if nulls or faults:
+        raise InputError("--nulls, --faults: they belong to --anomalies: add it")
     from training.benchmark import report, run
 
     if png is not None:
@@ -367,9 +396,11 @@ def benchmark(
         part=part.value,
         origins=origins,
         only=only,
-        models=None if models is None else tuple(name.strip() for name in models.split(",") if name.strip()),
+        models=names,
         model=model,
         processes=processes,
+        tune=tune,
+        sets=sets,
     )
     told = run.benchmark(asked, _progress("forecasting"))
     timed = []
@@ -379,8 +410,7 @@ def benchmark(
         timed = measured(model)
     if png is not None:
         picture(told, png)
-    width = _terminal()[0] if sys.stdout.isatty() else None
-    typer.echo(report.as_json(told, series, timed) if as_json else report.as_text(told, series, timed, width))
+    typer.echo(report.as_json(told, series, timed) if as_json else report.as_text(told, series, timed, _width()))
     raise typer.Exit(0 if told.rows else 1)
 
 
@@ -423,8 +453,8 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Examples and checkpoint, to go on from; DIR.work.", metavar="DIR")
     ] = None,
-    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 420,
-    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 20_000,
+    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 700,
+    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 32_000,
     seed: Annotated[int, typer.Option(help="Decides data and weights.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     processes: Annotated[int, typer.Option(help="That make the examples.", min=1, max=256)] = 2,
@@ -560,6 +590,11 @@ def _terminal() -> tuple[int, int]:
     return size.columns, size.lines
 
 
+def _width() -> int | None:
+    """Of the terminal; None where the output goes elsewhere."""
+    return _terminal()[0] if sys.stdout.isatty() else None
+
+
 def _progress(what: str) -> Callable[[float], None]:
     """A progress bar on stderr, silent without a terminal. Takes the share that is done; 1 ends it."""
     if not sys.stderr.isatty():
@@ -580,14 +615,17 @@ def _progress(what: str) -> Callable[[float], None]:
 
 
 def _stages() -> Callable[[str, float], None]:
-    """Progress of work with several stages: a bar for each."""
+    """Progress of work with several stages: a bar for each, or a line where nobody watches, as in a pod's log."""
     bars: dict[str, Callable[[float], None]] = {}
+    watched = sys.stderr.isatty()
 
     def update(what: str, share: float) -> None:
         if what not in bars:
             for bar in bars.values():
                 bar(1.0)
             bars[what] = _progress(what)
+            if not watched:
+                print(f"forecaster: {what}", file=sys.stderr, flush=True)
         bars[what](share)
 
     return update
