@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from forecaster import blend, calibration, reanchor, skill, starts
+from forecaster.cores import one_thread_a_product
 from forecaster.domain import (
     BoolArray,
     Context,
@@ -191,6 +192,10 @@ class Foresight:
     def run(self, context: Context, windows: IntArray, complete: bool) -> None:
         """Runs the forecasters on `context`. `complete`: the past is all there, so that a back-test says something."""
         self._hidden = None if context.masked is None else context.masked[:, -1].copy()
+        with one_thread_a_product():
+            self._run(context, windows, complete)
+
+    def _run(self, context: Context, windows: IntArray, complete: bool) -> None:
         request = ForecastRequest(self.horizons, LEVELS, windows)
         if complete:
             self._first_skill(context, windows)

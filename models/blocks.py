@@ -94,7 +94,10 @@ def _columns_at(values: FloatArray, grid_times: IntArray, step: int, times: IntA
 def missing_of(gates: NDArray[np.int8]) -> tuple[Reason | None, ...]:
     """Why rows have no forecast."""
     none = Reason(ReasonCode.NO_DATA)
-    short = Reason(ReasonCode.HISTORY_TOO_SHORT, f"30 minutes and {LEAST_SAMPLES} samples are needed")
+    said = (
+        f"{LEAST_SAMPLES} samples are needed, and where no network is served {LEAST_SECONDS // MINUTE} minutes of them"
+    )
+    short = Reason(ReasonCode.HISTORY_TOO_SHORT, said)
     by_gate = {Gate.EMPTY: none, Gate.SHORT: short}
     return tuple(by_gate.get(Gate(int(gate))) for gate in gates)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from models.wall_clock import DAY
 POINTS = 13  # candidates that are one value
 DISTRIBUTIONS = 7  # candidates with a spread
 CANDIDATES = POINTS + DISTRIBUTIONS
+CHANGE, DAY_LEVEL, WEEK_LEVEL = 0, 2, 3  # of the distributions: the changes, the last day, the last week
 
 _BLOCK = 256  # rows that are worked on together: their arrays stay in the cache
 _QUERIES = 16_384  # at most so many queries of rows together: they need 1 kB each
@@ -42,6 +44,7 @@ _SEVEN = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 _SHOWN = (1, 2, 6, 10, 11)  # of LEVELS: those of a distribution that are inputs, too
 _FLOOR = 0.02  # of the scale: no unit is smaller
 SERIES, QUERY = 267, 113  # numbers in the inputs
+IS_PEAK = 2  # of the numbers of a query: 1 where a maximum is asked, 0 where a value is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,14 +99,20 @@ def _inputs(past: Past, queries: Queries, tables: Arrays | None) -> Inputs:
     parts = [] if peak.all() else [_Asked(past, seconds[~peak], peak=False, tables=tables)]
     parts += [_Asked(past, seconds[[i]], peak=True, tables=tables) for i in np.flatnonzero(peak).tolist()]
     order = np.argsort(np.concatenate((np.flatnonzero(~peak), np.flatnonzero(peak))))
+    is_sorted = bool((np.diff(order) > 0).all())
+
+    def joined(pieces: list[Any]) -> Any:
+        whole = np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0]
+        return whole if is_sorted else whole[:, order]
+
     return Inputs(
         series=_series(past),
-        query=np.concatenate([part.features() for part in parts], axis=1)[:, order],
-        points=np.concatenate([part.points for part in parts], axis=1)[:, order],
-        spreads=np.concatenate([part.spreads for part in parts], axis=1)[:, order],
-        available=np.concatenate([part.available for part in parts], axis=1)[:, order],
+        query=joined([part.features() for part in parts]),
+        points=joined([part.points for part in parts]),
+        spreads=joined([part.spreads for part in parts]),
+        available=joined([part.available for part in parts]),
         center=past.center,
-        unit=np.concatenate([part.unit for part in parts], axis=1)[:, order],
+        unit=joined([part.unit for part in parts]),
         nonnegative=past.nonnegative,
         constant=past.constant,
         samples=past.samples,
@@ -312,8 +321,12 @@ class _Asked:
             self.expected[..., None] + self.miss,
         )
         u = self.unit[..., None]
-        one = np.stack([np.broadcast_to(point, self.shape) for point in points], axis=2) / u
-        many = np.stack([np.broadcast_to(x, (*self.shape, len(LEVELS))) for x in spreads], axis=2) / u[..., None]
+        one = np.empty((*self.shape, POINTS), dtype=np.float32)
+        for i, point in enumerate(points):
+            np.divide(point, self.unit, out=one[..., i], casting="same_kind")
+        many = np.empty((*self.shape, DISTRIBUTIONS, len(LEVELS)), dtype=np.float32)
+        for i, x in enumerate(spreads):
+            np.divide(x, u, out=many[..., i, :], casting="same_kind")
         self.available: BoolArray = np.concatenate((np.isfinite(one), np.isfinite(many).all(axis=3)), axis=2)
         self.points = bounded(one, self.available[..., :POINTS])
         self.spreads = bounded(many, self.available[..., POINTS:, None])
@@ -356,14 +369,20 @@ class _Asked:
             spread(self.moved)[..., None] / u[..., None],
             zero[..., None],
         ]
-        parts: list[FloatArray | BoolArray] = [
-            *[np.broadcast_to(np.asarray(x, dtype=np.float32)[None, :, None], (*self.shape, 1)) for x in per_query],
-            *[np.broadcast_to(x, self.shape)[..., None] for x in logs],
-            *[np.arcsinh(x) for x in in_units],
-            self.available[..., 1:],
-            known_days[..., None],
-        ]
-        return np.concatenate([np.nan_to_num(np.asarray(part, dtype=np.float32)) for part in parts], axis=2)
+        out = np.empty((*self.shape, QUERY), dtype=np.float32)
+        at = 0
+        for x in per_query:
+            out[..., at] = x
+            at += 1
+        for x in logs:
+            out[..., at] = x
+            at += 1
+        for x in in_units:
+            np.arcsinh(x, out=out[..., at : at + x.shape[-1]], casting="same_kind")
+            at += x.shape[-1]
+        out[..., at : at + CANDIDATES - 1] = self.available[..., 1:]
+        out[..., -1] = known_days
+        return np.nan_to_num(out, copy=False)
 
 
 def _weekend(day: IntArray) -> BoolArray:

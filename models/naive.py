@@ -6,18 +6,19 @@ past gives the quantiles, at horizons and windows blocks.nodes_of.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
 
+from forecaster.cores import side_by_side
 from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray
 from models.blocks import Block, Gate, forecast_of, nodes_of
 from models.empirical import TABLE_LEVELS, level_weights, sample_quantiles
 from models.fits import Arrays
 from models.live_rows import LiveRows
 
-_ROW_BLOCK = 1024
+_ROW_BLOCK = 256
 
 
 class Rule(Protocol):
@@ -44,12 +45,13 @@ def blank(rows: int, nodes: int) -> Arrays:
     }
 
 
-def fit_rows(rows: IntArray, blocks: list[Block], step: int, fit_block: Callable[[Block, Arrays], None]) -> Arrays:
+def fit_rows(rows: IntArray, blocks: Iterable[Block], step: int, fit_block: Callable[[Block, Arrays], None]) -> Arrays:
     """Lets `fit_block` fill the tables of each block and puts them in the order of `rows`."""
     place = {int(row): i for i, row in enumerate(rows)}
     nodes = len(nodes_of(step))
     out = blank(len(rows), nodes)
-    for block in blocks:
+
+    def one(block: Block) -> None:
         part = blank(len(block.rows), nodes)
         part["gate"], part["nonnegative"] = block.gate.copy(), block.nonnegative
         part["center"], part["scale"], part["span_seconds"] = block.center, block.scale, block.span_seconds
@@ -57,6 +59,8 @@ def fit_rows(rows: IntArray, blocks: list[Block], step: int, fit_block: Callable
         at = np.array([place[int(row)] for row in block.rows])
         for name, array in part.items():
             out[name][at] = array
+
+    side_by_side(one, blocks)
     return out
 
 
@@ -75,11 +79,12 @@ def predict(context: Context, request: ForecastRequest, fitted: Arrays, version:
     peak = np.full((rows, len(levels)), np.nan)
     gate = np.array(fitted["gate"], dtype=np.int8)
     weights = level_weights(levels).astype(np.float32)
-    for first in range(0, rows, _ROW_BLOCK):
+
+    def one(first: int) -> None:
         part = np.arange(first, min(first + _ROW_BLOCK, rows))
         part = part[gate[part] < Gate.SHORT]
         if not len(part):
-            continue
+            return
         live = LiveRows(context, part, fitted)
         known = live.find_since()
         gate[part[~known]] = Gate.EMPTY
@@ -91,4 +96,6 @@ def predict(context: Context, request: ForecastRequest, fitted: Arrays, version:
         top = rule.peak(live, windows)[:, None]
         table = live.parameter("peak_table", live.between_nodes(windows[:, None] * live.step + live.gap)) @ weights
         peak[part] = live.finished(top[:, :, None] + table)[:, 0]
+
+    side_by_side(one, range(0, rows, _ROW_BLOCK))
     return forecast_of(context, request, values, peak, gate, version)

@@ -7,12 +7,12 @@ reason. What comes out is brought back to the unit of the series, never negative
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from forecaster.cores import one_thread_a_product, side_by_side
 from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesKey
 from forecaster.errors import ModelError
 from models import inputs
@@ -23,10 +23,10 @@ from models.fits import Arrays, FitCache
 from models.inputs import LEVELS, Inputs, Queries
 from models.numpy_network import NumpyNetwork
 from models.past import tables_of
+from models.unanimous import with_agreed
 
 ARCHITECTURE = "network/1"
 Runtime = Callable[[Inputs], NDArray[np.float32]]
-_THREADS = 2
 
 
 @dataclass
@@ -51,6 +51,10 @@ class Neural:
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
         """Quantiles for all rows; rows of fewer than six samples carry a reason instead."""
+        with one_thread_a_product():
+            return self._forecast(context, request)
+
+    def _forecast(self, context: Context, request: ForecastRequest) -> Forecast:
         rows, levels = len(context.fine.keys), tuple(request.levels)
         step = int(context.fine.step.total_seconds())
         values = np.full((rows, len(request.horizons), len(levels)), np.nan)
@@ -76,11 +80,7 @@ class Neural:
             for members in (np.flatnonzero(windows == window),)
             for first in range(0, len(members), most)
         ]
-        if len(work) > 1:
-            with ThreadPoolExecutor(_THREADS) as pool:
-                list(pool.map(one, work))
-        else:
-            list(map(one, work))
+        side_by_side(one, work)
         return forecast_of(context, request, values, peak, gate, self.version)
 
     def forget(self, series: Collection[SeriesKey]) -> None:
@@ -109,7 +109,7 @@ def kinds(given: Inputs) -> NDArray[np.int8]:
 
 def finished(normal: NDArray[np.float32], given: Inputs, weights: NDArray[np.float64]) -> FloatArray:
     """(row, query, level) in the unit of the series, of normalised quantiles at LEVELS."""
-    read = normal.astype(np.float64) @ weights
+    read = with_agreed(normal, given) @ weights
     out = given.center[:, None, None] + given.unit[..., None] * read
     out = np.maximum.accumulate(out, axis=-1)  # beyond the outermost levels lines could meet
     out = np.where(given.nonnegative[:, None, None], np.maximum(out, 0.0), out)

@@ -6,9 +6,11 @@ Values are less the center, the last known one: small ups and downs of a large l
 from __future__ import annotations
 
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 
+from forecaster.cores import side_by_side
 from forecaster.domain import BoolArray, Context, FloatArray, IntArray
 from models import wall_clock
 from models.extremes import maximum_of, running_maxima
@@ -64,12 +66,16 @@ class Past:
         self.smooth = smoothed(self.coarse) if self.cs <= 600 else self.coarse
         self.scale = self._scale()
         self._maxima: dict[bool, list[FloatArray]] = {False: [], True: []}
+        self._levels_now: dict[bool, FloatArray] = {}
 
     def _last_known(self, fine: FloatArray, coarse: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(row,) last sample that may be used, and the seconds since; 0 where there is none."""
         value, when = np.zeros(self.count), np.full(self.count, -np.inf)
         for grid, end, step in ((coarse, self.head, self.cs), (fine, self.now, self.step)):
-            known = ~np.isnan(grid)
+            if grid.shape[1] and not np.isnan(grid[:, -1]).any():
+                known = np.ones((self.count, 1), dtype=np.bool_)
+            else:
+                known = ~np.isnan(grid)
             some = known.any(axis=1) if grid.shape[1] else np.zeros(self.count, dtype=np.bool_)
             if not some.any():
                 continue
@@ -276,10 +282,15 @@ class Past:
     def now_levels(self, seconds: int) -> FloatArray:
         """(row, 5) `levels` of this moment and the last change, on the grid that `measured` takes."""
         fine = self.on_fine(seconds)
-        values = self.fine if fine else self.coarse
-        last = np.array([values.shape[1] - 1])
-        change = -values[:, max(values.shape[1] - 2, 0) :][:, :1]  # from the sample before to the center
-        return np.asarray(np.nan_to_num(np.concatenate((*self.levels(fine, last), change), axis=1)))
+        if fine not in self._levels_now:
+            values, step = (self.fine, self.step) if fine else (self.coarse, self.cs)
+            out: list[FloatArray] = []
+            for reach in (3 * step, HOUR, 6 * HOUR, DAY):
+                level = mean(values[:, -max(reach // step, 3) :])
+                out.append(np.where(np.isnan(level), out[-1], level) if out else level)
+            out.append(-values[:, max(values.shape[1] - 2, 0) :][:, 0])  # from the sample before to the center
+            self._levels_now[fine] = np.nan_to_num(np.stack(out, axis=1))
+        return self._levels_now[fine]
 
     def maxima(self, fine: bool, seconds: int) -> list[FloatArray]:
         """Running maxima of one grid, for windows up to so many seconds; kept until longer ones are wanted."""
@@ -310,18 +321,23 @@ def tables_of(context: Context, rows: IntArray, longest: int, windows: IntArray)
     Tables up to `longest` seconds ahead, and those of the maximum over each row's own window, windows (row,) seconds.
     """
     zones = np.array(context.calendar.timezones)[rows]
-    parts: list[tuple[IntArray, Arrays]] = []
+    work: list[tuple[str, int, IntArray]] = []
     for zone, window in sorted(set(zip(zones.tolist(), windows.tolist(), strict=True))):
         members = np.flatnonzero((zones == zone) & (windows == window))
-        for first in range(0, len(members), _BLOCK):
-            part = members[first : first + _BLOCK]
-            past = Past(context, rows[part], zone)
-            tables = past.tables(longest) | past.peak_tables(window)
-            parts.append((part, {**tables, "span_seconds": past.span, "window": np.full(len(part), window)}))
+        work += [(zone, window, members[first : first + _BLOCK]) for first in range(0, len(members), _BLOCK)]
     out: Arrays = {}
-    for part, tables in parts:
-        for name, table in tables.items():
-            if name not in out:
-                out[name] = np.empty((len(rows), *table.shape[1:]), dtype=table.dtype)
-            out[name][part] = table
+    lock = Lock()
+
+    def one(asked: tuple[str, int, IntArray]) -> None:
+        zone, window, part = asked
+        past = Past(context, rows[part], zone)
+        tables = past.tables(longest) | past.peak_tables(window)
+        tables |= {"span_seconds": past.span, "window": np.full(len(part), window)}
+        with lock:
+            for name, table in tables.items():
+                if name not in out:
+                    out[name] = np.empty((len(rows), *table.shape[1:]), dtype=table.dtype)
+                out[name][part] = table
+
+    side_by_side(one, work)
     return out

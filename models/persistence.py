@@ -26,7 +26,7 @@ class Persistence:
     cache: FitCache = field(default_factory=FitCache)
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
-        """Quantiles for all rows; rows of less than 30 minutes of samples carry a reason instead."""
+        """Quantiles for all rows; rows of less than 30 minutes of samples, or six of them, carry a reason instead."""
         fitted = self.cache.get(context, fit, lambda arrays: changed_kind(context, arrays))
         return naive.predict(context, request, fitted, self.version, _LastValue())
 
@@ -56,7 +56,7 @@ def _last(live: LiveRows) -> FloatArray:
 def fit(context: Context, rows: IntArray) -> Arrays:
     """Residual tables of `rows`."""
     step = int(context.fine.step.total_seconds())
-    return naive.fit_rows(rows, list(blocks_of(context, rows)), step, _fit_block)
+    return naive.fit_rows(rows, blocks_of(context, rows), step, _fit_block)
 
 
 def _fit_block(block: Block, out: Arrays) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from forecaster.cores import side_by_side
 from forecaster.domain import BoolArray, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesKey
 from models import wall_clock
 from models.blocks import HOUR, MINUTE, Block, Gate, blocks_of, forecast_of, nodes_of, season_of
@@ -40,7 +41,7 @@ _LEARN = 0.22  # weight of the newest day in the day profile, once there are eno
 _SHRINK_SLOPES = 2.0  # of the regression on log |residual|
 _LONGEST_PEAK = 3 * HOUR  # windows beyond it take over its residuals: the median path holds the shape
 _CALM = 24  # coarse steps over which roughness is measured
-_ROW_BLOCK = 1024  # of one forecast
+_ROW_BLOCK = 256  # of one forecast
 _HORIZON_BLOCK = 512
 
 
@@ -52,7 +53,7 @@ class Profile:
     cache: FitCache = field(default_factory=FitCache)
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
-        """Quantiles for all rows; rows of less than 30 minutes of samples carry a reason instead."""
+        """Quantiles for all rows; rows of less than 30 minutes of samples, or six of them, carry a reason instead."""
         fitted = self.cache.get(context, fit, lambda arrays: changed_kind(context, arrays))
         return predict(context, request, fitted, self.version)
 
@@ -276,10 +277,13 @@ def fit(context: Context, rows: IntArray) -> Arrays:
     step, coarse_step = int(context.fine.step.total_seconds()), int(context.coarse.step.total_seconds())
     place = {int(row): i for i, row in enumerate(rows)}
     out = _blank(len(rows), len(nodes_of(step)), -(-DAY // coarse_step))
-    for block in blocks_of(context, rows):
+
+    def one(block: Block) -> None:
         at = np.array([place[int(row)] for row in block.rows])
         for name, array in _fit_block(block).items():
             out[name][at] = array
+
+    side_by_side(one, blocks_of(context, rows))
     return out
 
 
@@ -669,17 +673,20 @@ def predict(context: Context, request: ForecastRequest, fitted: Arrays, version:
     peak = np.full((rows, len(levels)), np.nan)
     gate = np.array(fitted["gate"], dtype=np.int8)
     weights = level_weights(levels)
-    for first in range(0, rows, _ROW_BLOCK):
+
+    def one(first: int) -> None:
         part = np.arange(first, min(first + _ROW_BLOCK, rows))
         part = part[gate[part] < Gate.SHORT]
         if not len(part):
-            continue
+            return
         live = _Live(context, part, fitted)
         gate[part[live.unknown]] = Gate.EMPTY
         for start in range(0, len(request.horizons), _HORIZON_BLOCK):
             some = slice(start, start + _HORIZON_BLOCK)
             values[part, some] = live.values(np.asarray(request.horizons[some]), weights)
         peak[part] = live.peak(np.asarray(request.windows)[part], weights)
+
+    side_by_side(one, range(0, rows, _ROW_BLOCK))
     return forecast_of(context, request, values, peak, gate, version)
 
 

@@ -98,6 +98,12 @@ class Registry:
     def shown_uri(self) -> str:
         return redacted(self.tracking_uri)
 
+    @property
+    def absent(self) -> bool:
+        """The registry is a file, and is not there yet; MLflow makes it when it is asked anything."""
+        scheme, _, path = self.tracking_uri.partition(":///")
+        return scheme == "sqlite" and not Path(path).exists()
+
     # --- reading ---
 
     def resolve(self, alias: str) -> Version | None:
@@ -196,7 +202,7 @@ class Registry:
         """`call` with MLflow's client, under a deadline; None where what it asks for does not exist."""
         if self._pending is not None and self._pending[1].is_alive():
             raise RegistryError(f"MLflow at {self.shown_uri} has not answered the call for {self._pending[0]} yet")
-        make_client = _library()  # seconds of work the first time, which is not MLflow's answer that we wait for
+        make_client = library()  # seconds of work the first time, which is not MLflow's answer that we wait for
         box: list[tuple[bool, Any]] = []
 
         def work() -> None:
@@ -249,7 +255,7 @@ class Registry:
             raise ModelError(f"version {version.number} of {self.name}: its files are gone")
 
 
-def _library() -> Any:
+def library() -> Any:
     """MLflow's client class. The import needs no network."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -87,7 +87,7 @@ def _earlier(zone: str, times: IntArray, now: int, days: int, more: int) -> IntA
 def fit(context: Context, rows: IntArray, days: int) -> Arrays:
     """Residual tables of `rows` for a season of `days`."""
     step = int(context.fine.step.total_seconds())
-    return naive.fit_rows(rows, list(blocks_of(context, rows)), step, lambda block, out: _fit_block(block, out, days))
+    return naive.fit_rows(rows, blocks_of(context, rows), step, lambda block, out: _fit_block(block, out, days))
 
 
 def _fit_block(block: Block, out: Arrays, days: int) -> None:

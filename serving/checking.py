@@ -1,6 +1,7 @@
 """`forecaster check`: one real cycle against the real Prometheus, and what it found, workload by workload.
 
-The reasons are those that `serve` will give, for the same code gives them. Nothing is written.
+The reasons are those that `serve` will give, for the same code gives them. Nothing is written. The cycle forecasts by
+persistence; which model `serve` runs is looked at apart.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from forecaster.prometheus import PrometheusSource
 from forecaster.publication import Publication, WorkloadStatus
 from forecaster.reasons import ADVICE, Reason, ReasonCode
 from models.persistence import Persistence
+from serving import checking_model
+from serving.checking_model import ModelFound
 from serving.hpa_reader import ApiHpas, reader_of
 
 SCHEMA_VERSION = 1
@@ -72,16 +75,20 @@ class Report:
     backlog_seconds: int  # of history that was not read in the time given
     queries_per_interval: int
     clock_skew_seconds: float | None = None
+    model: ModelFound | None = None  # None: it was not looked at
 
     @property
     def ok(self) -> bool:
+        if self.model is not None and not self.model.ok:
+            return False
         return not self.notices and not any(one.hinders for one in self.workloads)
 
 
 def check(config: Config, timeout_s: float, progress: Callable[[float], None] = lambda share: None) -> Report:
     """Raises InputError where Prometheus cannot be asked at all."""
+    model = checking_model.look(config)
     if config.prometheus is None:
-        return Report(None, None, (), (), 0, 0)
+        return Report(None, None, (), (), 0, 0, model=model)
     hpas = reader_of(config.kubernetes, os.environ)
     source = PrometheusSource(config.prometheus)
     try:
@@ -92,7 +99,7 @@ def check(config: Config, timeout_s: float, progress: Callable[[float], None] = 
         if not server.is_prometheus:
             raise InputError(f"prometheus.url: {source.url} does not answer PromQL: write the URL of a Prometheus")
         found = _check(config, source, hpas, timeout_s, progress)
-        return Report(server.url, server.version, *found)
+        return Report(server.url, server.version, *found, model=model)
     except SourceError as error:
         raise InputError(f"prometheus.url: {error}") from error
     finally:
@@ -225,6 +232,7 @@ def as_json(report: Report) -> str:
         "queriesPerInterval": report.queries_per_interval,
         "historyStillToRead": report.backlog_seconds > 0,
         "notices": [_reason_json(reason) for reason in report.notices],
+        "model": None if report.model is None else checking_model.as_json(report.model),
         "workloads": [
             {
                 "name": one.name,
@@ -251,8 +259,10 @@ def as_text(report: Report, colours: bool) -> str:
     from rich.console import Console
     from rich.table import Table
 
+    model = [] if report.model is None else checking_model.as_text(report.model)
     if report.prometheus is None:
-        return "The configuration is valid. It has no workloads: `serve` will answer REST forecasts of posted values."
+        said = "The configuration is valid. It has no workloads: `serve` will answer REST forecasts of posted values."
+        return "\n".join([said, *model])
     table = Table(box=None, pad_edge=False)
     for column in ("workload", "mode", "history", "known", "series", "query", "HPA", "replicas", "reason"):
         table.add_column(column, overflow="fold", justify="right" if column in ("known", "series", "query") else "left")
@@ -277,6 +287,8 @@ def as_text(report: Report, colours: bool) -> str:
     console.print(f"Prometheus{version} at {report.prometheus}, {_queries(report)}", markup=False)
     if report.clock_skew_seconds is not None and abs(report.clock_skew_seconds) > 5:
         console.print(f"Its clock is {report.clock_skew_seconds:+.0f} s from ours.", markup=False)
+    for text in model:
+        console.print(text, markup=False, soft_wrap=True)
     console.print(table)
     if len(ordered) > MOST_LINES:
         console.print(f"… and {len(ordered) - MOST_LINES} more: --json lists all.", markup=False)

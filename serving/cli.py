@@ -385,12 +385,20 @@ def benchmark(
     timestamps: Annotated[
         Stamp, typer.Option(help="Whether a stamp is the start or end of an interval.")
     ] = Stamp.START,
-    origins: Annotated[int, typer.Option(help="Forecasts of each series.", min=4, max=1000)] = 28,
+    origins: Annotated[
+        int, typer.Option(help="Forecasts of each series; three times as many for a single one.", min=4, max=1000)
+    ] = 28,
     only: Annotated[str | None, typer.Option(help="Families with this in their name.", metavar="FAMILY")] = None,
     models: Annotated[str | None, typer.Option(help="Some of the models, separated by commas.")] = None,
     model: Annotated[
         str, typer.Option(help="Network of our chain: bundled, none, or an artifact's folder.", metavar="PATH")
     ] = "bundled",
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Fine-tunes on each family's past too; minutes a family.")
+    ] = False,
+    sets: Annotated[
+        bool, typer.Option("--sets", help="Two fixed sets of series, an hour ahead, instead of families.")
+    ] = False,
     series: Annotated[bool, typer.Option("--series", help="A row for each series too.")] = False,
     speed: Annotated[bool, typer.Option("--speed", help="Times forecasts of 10,000 series and of one too.")] = False,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1, max=64)] = 2,
@@ -434,6 +442,8 @@ def benchmark(
         models=names,
         model=model,
         processes=processes,
+        tune=tune,
+        sets=sets,
     )
     told = run.benchmark(asked, _progress("forecasting"))
     timed = []
@@ -486,8 +496,8 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Examples and checkpoint, to go on from; DIR.work.", metavar="DIR")
     ] = None,
-    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 420,
-    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 20_000,
+    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 700,
+    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 32_000,
     seed: Annotated[int, typer.Option(help="Decides data and weights.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     processes: Annotated[int, typer.Option(help="That make the examples.", min=1, max=256)] = 2,
@@ -648,14 +658,17 @@ def _progress(what: str) -> Callable[[float], None]:
 
 
 def _stages() -> Callable[[str, float], None]:
-    """Progress of work with several stages: a bar for each."""
+    """Progress of work with several stages: a bar for each, or a line where nobody watches, as in a pod's log."""
     bars: dict[str, Callable[[float], None]] = {}
+    watched = sys.stderr.isatty()
 
     def update(what: str, share: float) -> None:
         if what not in bars:
             for bar in bars.values():
                 bar(1.0)
             bars[what] = _progress(what)
+            if not watched:
+                print(f"forecaster: {what}", file=sys.stderr, flush=True)
         bars[what](share)
 
     return update

@@ -112,7 +112,7 @@ def _from_file(asked: Asked, shortest: int) -> list[Past]:
         if asked.series is not None and one.name != asked.series:
             continue
         if not one.usual_step and shortest > 1:
-            raise InputError(f"{asked.data}: {one.name} has one row: a forecast needs at least 30 minutes of samples")
+            raise InputError(f"{asked.data}: {one.name} has one row: a forecast needs six at least")
         step = int(_option("--step", asked.step).total_seconds()) if asked.step else one.usual_step or 60
         try:
             times, values = one.on_grid(step)

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.inputs import LEVELS
-from models.loss import pinball
+from models.inputs import IS_PEAK, LEVELS
+from models.loss import peak_weights, pinball
 from models.network import CandidateMixer
 from training.windows import Examples
 
@@ -37,7 +37,7 @@ REPORT_EVERY = 100  # steps
 class FitConfig:
     """Hyper-parameters; saved in the card."""
 
-    steps: int = 20_000
+    steps: int = 32_000
     batch: int = 256  # examples, over all processes
     peak_rate: float = 2e-3
     warm_up: float = 0.03  # share of the steps
@@ -132,7 +132,8 @@ def fit(
         batch = tensors(source.batch(step, config.batch), device)
         with _precision(device, amp):
             quantiles = model(*batch[:-1])
-        loss = _mean_loss(quantiles.float(), batch[-1], levels)
+        weights = peak_weights(batch[1][..., IS_PEAK] > 0.5, levels)
+        loss = _mean_loss(quantiles.float(), batch[-1], levels, weights)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"step {step}: the loss is {value}; lower the rate ({config.peak_rate})")
@@ -199,8 +200,8 @@ def tensors(examples: Examples, device: torch.device) -> tuple[Tensor, ...]:
     return (*floats, available, target)
 
 
-def _mean_loss(quantiles: Tensor, target: Tensor, levels: Tensor) -> Tensor:
-    return pinball(quantiles, target, levels).sum() / (~target.isnan()).sum().clamp(min=1)
+def _mean_loss(quantiles: Tensor, target: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
+    return pinball(quantiles, target, levels, weights).sum() / (~target.isnan()).sum().clamp(min=1)
 
 
 def _precision(device: torch.device, amp: bool) -> AbstractContextManager[Any]:

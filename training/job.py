@@ -114,6 +114,7 @@ def as_json(outcome: Outcome) -> str:
         "schemaVersion": 1,
         "outcome": outcome.outcome,
         "reasons": list(outcome.reasons),
+        "remarks": list(outcome.remarks),
         "champion": outcome.champion or None,
         "challenger": outcome.challenger or None,
         "version": outcome.version or None,
@@ -135,6 +136,7 @@ def as_text(outcome: Outcome) -> str:
             f"  learned from {outcome.first:%Y-%m-%d %H:%M} to {outcome.learned_through:%Y-%m-%d %H:%M}, "
             f"judged up to {outcome.last:%Y-%m-%d %H:%M} UTC"
         )
+    lines += [f"  {remark}" for remark in outcome.remarks]
     if outcome.verdict is not None:
         lines += [f"  {name} {value:.4g}" for name, value in outcome.verdict.figures().items()]
     return "\n".join(lines)

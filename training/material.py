@@ -1,7 +1,8 @@
 """What a retrain job learns from and judges by: the history that serving sees, and its split in time.
 
 Models are compared on the coarse grid, for the fine one reaches back two days only; the part that both are judged on is
-the newest one, and no model has learned from it. What events, incidents and faults have marked is left out of both.
+the newest one, and no model has learned from it. What events, incidents and faults have marked is left out of both, and
+so are the samples at which every replica was full.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import numpy as np
 from forecaster.chunks import Span
 from forecaster.config import Config
 from forecaster.cycle import DEFAULT_WINDOW
-from forecaster.domain import LOAD, BoolArray, Context, Event, IntArray, SeriesBatch, SeriesKey
+from forecaster.domain import LOAD, BoolArray, Context, Event, IntArray, ScaleSpec, SeriesBatch, SeriesKey
 from forecaster.errors import SourceError
 from forecaster.history import History, Reading
 from forecaster.ports import MetricSource
 from forecaster.reasons import ReasonCode
+from forecaster.scaling.lead_time import lead_time_of
+from training import saturation
+from training.saturation import Loads
 from training.windows import SeriesGroup
 
 DAY = 86_400
 HELD_SHARE = 0.2  # of the history, on which the models are compared; a day at least
-_LEAD_TIME = timedelta(seconds=180)  # where it is measured, not configured
 _HORIZONS = (300, 600, 900, 1_800, 3_600, 10_800)  # seconds; what decisions look at, and what they rest on
 _OUT_OF_REACH = frozenset({ReasonCode.STALE_DATA, ReasonCode.UNAUTHORISED})  # of the source as a whole
 _STRIDE = 3_600  # seconds between moments at which both models are asked
@@ -39,6 +42,8 @@ class Material:
     keys: tuple[str, ...]  # of rows, as stored state names them
     windows: IntArray  # (row,) steps that decisions look ahead
     protected: BoolArray  # (row,) loads that something is scaled by
+    saturated_ratio: float = math.nan  # share of the samples of the loads of which it is known; NaN: of none
+    remarks: tuple[str, ...] = ()  # what a reader of the outcome should know
 
     @property
     def workloads(self) -> tuple[str, ...]:
@@ -88,7 +93,7 @@ def read(
 
     Raises SourceError where Prometheus does not answer. Rows of a query that it refuses are missing.
     """
-    history = History(config.specs(), config.step, config.history, config.interval, kube_state_metrics=False)
+    history = History(config.specs(), config.step, config.history, config.interval)
     reading = history.read(source, now)
     most = max(history.backlog, 1)
     while history.backlog:
@@ -100,7 +105,35 @@ def read(
     trouble = next((one for one in reading.notices if one.code in _OUT_OF_REACH), None)
     if trouble is not None:
         raise SourceError(f"Prometheus did not give the history: {trouble.detail or trouble.code}")
-    return _material(history, reading, config, events, excluded or {})
+    loads = saturation.loads_of(reading)
+    fine, coarse = (saturation.marked(source, loads, one) for one in (reading.context.fine, reading.context.coarse))
+    made = _material(history, reading, config, events, excluded or {})
+    return _without_saturated(made, loads, fine, coarse)
+
+
+def _without_saturated(made: Material, loads: Loads, fine: BoolArray, coarse: BoolArray) -> Material:
+    context, remarks = made.context, []
+    known = ~np.isnan(context.coarse.values[loads.rows])
+    if loads.unknown:
+        some = ", ".join(loads.unknown[:3]) + (" …" if len(loads.unknown) > 3 else "")
+        remarks.append(
+            f"of {len(loads.unknown)} scaled workloads it is not known when every replica was full, so that such "
+            f"samples count as demand: {some}; needed are their capacity and kube-state-metrics"
+        )
+    return replace(
+        made,
+        context=replace(
+            context, masked=_either(context.masked, fine), coarse_masked=_either(context.coarse_masked, coarse)
+        ),
+        saturated_ratio=float(coarse[loads.rows][known].mean()) if known.any() else math.nan,
+        remarks=tuple(remarks),
+    )
+
+
+def _either(known: BoolArray | None, more: BoolArray) -> BoolArray | None:
+    if not more.any():
+        return known
+    return more if known is None else known | more
 
 
 def _material(
@@ -123,14 +156,22 @@ def _material(
     step, windows, protected = config.step, [], []
     for one in series:
         scale = scales[one.workload] if one.role == LOAD else None
-        seconds = DEFAULT_WINDOW if scale is None else (scale.lead_time or _LEAD_TIME) + config.interval
-        windows.append(max(1, math.ceil(seconds / step)))
+        windows.append(max(1, math.ceil(_window(scale, reading, config) / step)))
         protected.append(scale is not None)
     return Material(
         replace(context, masked=masked, coarse_masked=coarse_masked),
         keys,
         np.array(windows, dtype=np.int64),
         np.array(protected, dtype=np.bool_),
+    )
+
+
+def _window(scale: ScaleSpec | None, reading: Reading, config: Config) -> timedelta:
+    """How far ahead the service's decision looks."""
+    if scale is None:
+        return DEFAULT_WINDOW
+    return (
+        lead_time_of(scale, reading.facts.get(f"{scale.namespace}/{scale.hpa}"), config.interval)[0] + config.interval
     )
 
 

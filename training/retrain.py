@@ -36,6 +36,7 @@ from training.windows import SeriesGroup
 PROMOTED, HELD, DONE, FAILED, ROLLED = "promoted", "held", "already_done", "failed", "rolled_back"
 WOULD = {PROMOTED: "would_promote", HELD: "would_hold"}  # of a dry run
 OWN = "the user's own history"
+_LAST = "dataLast"  # tag of a version: end of the days that it was judged by
 
 
 # (artifact, series to learn from, seed) -> the artifact trained on; the same one where that did not help.
@@ -82,6 +83,7 @@ class Outcome:
     learned_through: datetime | None = None
     last: datetime | None = None
     run: str = ""  # of MLflow
+    remarks: tuple[str, ...] = ()  # on the history
 
     @property
     def ok(self) -> bool:
@@ -96,6 +98,7 @@ class _Judged:
     verdict: Verdict
     split: Split
     job: str
+    found: Material
 
 
 def retrain(edges: Edges, asked: Asked) -> Outcome:
@@ -124,7 +127,8 @@ def roll_back(edges: Edges, alias: str) -> Outcome:
 
 def _retrain(edges: Edges, asked: Asked) -> Outcome:
     tracking = Tracking(edges.registry)
-    champion = edges.registry.resolve(asked.alias)
+    absent = asked.dry_run and edges.registry.absent  # asking MLflow would make the file
+    champion = None if absent else edges.registry.resolve(asked.alias)
     base = edges.initial() if champion is None else edges.registry.fetch(champion, edges.cache)
     found = edges.read(edges.clock())
     parts = material.split(found)
@@ -132,6 +136,10 @@ def _retrain(edges: Edges, asked: Asked) -> Outcome:
         return Outcome(FAILED, (parts,), champion=_number(champion))
     job = _job(edges.registry.name, base, found, parts, asked)
     if not asked.dry_run:
+        if champion is not None and champion.tags.get(_LAST) == parts.series.origin.isoformat():
+            # Another try on the days that this one won by would sooner or later win by luck.
+            why = "the champion was promoted by these very days of history: the next ones end at midnight (UTC)"
+            return Outcome(DONE, (why,), champion=champion.number, remarks=found.remarks)
         ended = _ended(edges, asked, tracking, champion, job)
         if ended is not None:
             return ended
@@ -211,7 +219,7 @@ def _judged(
         artifact.save(work / "tuned", tuned)
     if _same_weights(tuned, base):
         verdict = Verdict(("fine-tuning did not help on the days that it held back itself",))
-        return _Judged(champion, base, tuned, verdict, parts, job)
+        return _Judged(champion, base, tuned, verdict, parts, job, found)
     losses = [_losses(edges, one, parts, share) for one, share in ((base, 0.0), (tuned, 0.5))]
     edges.progress("comparing", 1.0)
     verdict = promote.judge(losses[0], losses[1], found.workloads, parts.days, found.protected, asked.gate)
@@ -222,7 +230,7 @@ def _judged(
         if verdict.promote:
             challenger = replace(challenger, residuals=_residuals(edges, tuned, found))
         artifact.save(work / "challenger", challenger)
-    return _Judged(champion, base, challenger, verdict, parts, job)
+    return _Judged(champion, base, challenger, verdict, parts, job, found)
 
 
 def _losses(edges: Edges, one: Artifact, parts: Split, done: float) -> FloatArray:
@@ -284,7 +292,8 @@ def _written(edges: Edges, asked: Asked, tracking: Tracking, judged: _Judged) ->
     run = tracking.begin(
         judged.job,
         f"retrain {judged.split.series.origin:%Y-%m-%d}",
-        report.parameters(judged.split, asked.seed, asked.gate),
+        report.parameters(judged.split, asked.seed, asked.gate)
+        | {"saturated_ratio": f"{judged.found.saturated_ratio:.6g}"},
         {"forecaster.champion": judged.champion.number, "sha256": sha256},
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -299,7 +308,7 @@ def _written(edges: Edges, asked: Asked, tracking: Tracking, judged: _Judged) ->
         JOB: judged.job,
         PREVIOUS: judged.champion.number,
         "dataFirst": judged.split.first.isoformat(),
-        "dataLast": judged.split.series.origin.isoformat(),
+        _LAST: judged.split.series.origin.isoformat(),
     }
     version = edges.registry.register(run.id, run.source(), sha256, tags)
     tracking.finish(run, PROMOTED, f"version {version.number}")
@@ -321,6 +330,7 @@ def _outcome(outcome: str, judged: _Judged, version: Version | None = None, run:
         learned_through=judged.split.learned_through,
         last=judged.split.series.origin,
         run="" if run is None else run.id,
+        remarks=judged.found.remarks,
     )
 
 

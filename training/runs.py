@@ -9,6 +9,7 @@ from typing import Any
 
 from forecaster.errors import RegistryError
 from models.registry import FOLDER, Registry
+from training.experiments import experiment_of
 
 JOB = "forecaster.job"  # tag of runs and versions: identity of the job, see training.retrain
 OUTCOME = "forecaster.outcome"  # tag of a run: promoted | held; absent while the job has not ended
@@ -93,16 +94,7 @@ class Tracking:
         return answer
 
     def _experiment(self, client: Any) -> str:
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        return str(client.create_experiment(EXPERIMENT, artifact_location=_beside(self._registry.tracking_uri)))
-
-
-def _beside(tracking_uri: str) -> str | None:
-    """Files of a registry in a file lie beside it; a server knows its own place."""
-    scheme, _, path = tracking_uri.partition(":///")
-    return (Path(path).resolve().parent / "mlartifacts").as_uri() if scheme == "sqlite" else None
+        return experiment_of(client, EXPERIMENT, self._registry.tracking_uri)
 
 
 def _run(found: Any) -> Run:

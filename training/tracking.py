@@ -1,6 +1,6 @@
 """What MLflow is told of a run: parameters, figures as they come, the model card, pictures. Without a URI: nothing.
 
-A training run does not depend on it: what MLflow refuses is said once, and the run goes on.
+A run that has begun does not depend on it: what MLflow refuses then is said once, and the run goes on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from forecaster.config_values import redacted
+from forecaster.errors import RegistryError
 from models.artifact import CARD, Artifact, digest
+from models.registry import library
+from training.experiments import experiment_of
 
 logger = logging.getLogger(__name__)
 
@@ -94,19 +98,32 @@ def _curve(name: str, points: list[tuple[int, float]]) -> Any:
 
 @contextmanager
 def started(uri: str | None, experiment: str) -> Iterator[Run]:
-    """A run under `experiment` at `uri`; ends as finished or failed with the block."""
+    """A run under `experiment` at `uri`; ends as finished or failed with the block. Raises RegistryError first."""
     if uri is None:
         yield Silent()
         return
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(experiment)
-    number = found.experiment_id if found is not None else client.create_experiment(experiment)
-    run_id = client.create_run(number).info.run_id
+    client, run_id = _begun(uri, experiment)
     try:
         yield MlflowRun(client, run_id)
     except BaseException:
-        client.set_terminated(run_id, "FAILED")
+        _end(client, run_id, "FAILED")
         raise
-    client.set_terminated(run_id, "FINISHED")
+    _end(client, run_id, "FINISHED")
+
+
+def _begun(uri: str, experiment: str) -> tuple[Any, str]:
+    """(client, id of a new run). Raises RegistryError: that nobody listens is to be said before hours of work."""
+    try:
+        client = library()(tracking_uri=uri)
+        return client, str(client.create_run(experiment_of(client, experiment, uri)).info.run_id)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # MLflow raises what its transport raises
+        raise RegistryError(f"MLflow at {redacted(uri)} begins no run: {' '.join(str(error).split())[:300]}") from error
+
+
+def _end(client: Any, run_id: str, status: str) -> None:
+    try:
+        client.set_terminated(run_id, status)
+    except Exception as error:
+        logger.warning("MLflow was not told that the run has ended: error=%r", error)

@@ -28,6 +28,8 @@ from training.windows import Examples, Sampling, SeriesGroup, examples_of, joine
 OWN = TrainingData(name="the tenant's own history", licence="own")
 _HELD_SECONDS = 3 * 86_400
 _MOST_HELD = 0.2  # of a series
+_GENTLER = 0.25  # the rate after a round that did not help, on half of its steps
+_MOST_WORSE = 2  # such rounds in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +68,22 @@ def fine_tune(
     best_weights: dict[str, NDArray[np.float32]] | None = None
     best = first = float(loss_of(network, held, device).mean())
     report(0, {"held_loss": first})
+    start = {name: tensor.detach().numpy().copy() for name, tensor in network.state_dict().items()}
+    rate, steps, done, worse = config.fit.peak_rate, config.fit.steps, 0, 0
     for turn in range(config.rounds):
         # Each round anneals to nothing: the weights asked are weights at rest.
-        part = replace(config.fit, seed=seed + turn, peak_rate=config.fit.peak_rate * 0.7**turn)
+        part = replace(config.fit, seed=seed + turn, peak_rate=rate, steps=steps)
         weights = fit(network, RandomOrder(mixed, seed + turn), part, device, stopped=stopped)
         network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-        loss = float(loss_of(network, held, device).mean())
-        report((turn + 1) * config.fit.steps, {"held_loss": loss})
+        loss, done = float(loss_of(network, held, device).mean()), done + steps
+        report(done, {"held_loss": loss})
         if loss < best:
-            best, best_weights = loss, weights
-        elif loss > 1.02 * best or stopped():
+            best, best_weights, rate, worse = loss, weights, 0.7 * rate, 0
+        else:  # few series are learned by heart soon: from the best weights again, more gently
+            kept = start if best_weights is None else best_weights
+            network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in kept.items()})
+            rate, steps, worse = _GENTLER * rate, max(steps // 2, 1), worse + 1
+        if worse == _MOST_WORSE or stopped():
             break
     if best_weights is None:
         return artifact

@@ -30,9 +30,10 @@ from forecaster.config_tree import PrometheusConfig
 from forecaster.cycle import Cycle
 from forecaster.domain import Bounds, Samples, ScaleSpec, WorkloadSpec
 from forecaster.prometheus import PrometheusSource
+from models import chain
 from serving.loop import DECISION_COMPONENT, DecisionLog
 from serving.render import render
-from serving.server import forecasters, stay_responsive
+from serving.server import stay_responsive
 from serving.store import Store
 from tests.integration.prometheus_server import PrometheusServer, missing
 
@@ -126,7 +127,13 @@ class Bench:
         self.source = Recording(PrometheusSource(PrometheusConfig(url=url)))
         span = timedelta(days=max(days, 2.0))
         self.cycle = Cycle(
-            [spec], step=STEP, interval=INTERVAL, span=span, source=self.source, forecasters=forecasters, timer=timer
+            [spec],
+            step=STEP,
+            interval=INTERVAL,
+            span=span,
+            source=self.source,
+            forecasters=chain.shipped(),
+            timer=timer,
         )
         self.store, self.log = store, DecisionLog({})
 

@@ -71,6 +71,20 @@ def test_coverage_becomes_what_the_levels_say(spread: float) -> None:
         assert inside.mean() == pytest.approx(nominal, abs=0.02)
 
 
+def test_after_the_load_has_doubled_the_band_holds_again_within_a_day_of_five_minute_steps() -> None:
+    """Long calibrated, so that its steps are small; then the noise doubles with the load and the median lags behind."""
+    before, day, rows = 400, 288, 30
+    samples = noise(before + 2 * day, rows)
+    samples[:, before:] = 100 + 2 * (samples[:, before:] - 100) + 0.5
+    _, issued, _ = run(samples, 1.0)
+    y = samples.T
+    inside = (y >= issued[:, :, 1]) & (y <= issued[:, :, 5])
+    first_hours, next_day = inside[before : before + 48].mean(), inside[before + day :].mean()
+    assert inside[before - day : before].mean() == pytest.approx(0.8, abs=0.03)
+    assert first_hours < 0.7  # there is something to recover from
+    assert 0.77 <= next_day <= 0.83
+
+
 @pytest.mark.slow
 def test_the_peak_becomes_true_as_well() -> None:
     samples = noise(2600)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from forecaster.errors import InputError
+from forecaster.errors import InputError, RegistryError
 from models import artifact
 from models.neural import Neural
 from serving.cli import app
@@ -137,6 +137,14 @@ def test_mlflow_is_told_parameters_curves_and_the_card(trained: Path, tmp_path: 
     assert found.info.status == "FINISHED" and found.data.params["steps"] == "3"
     assert found.data.metrics["loss"] == 0.5 and "card_loss" in found.data.metrics
     assert found.data.tags["sha256"] == artifact.digest(artifact.load(trained / "artifact"))
+    assert (tmp_path / "mlartifacts" / found.info.run_id / "artifacts" / artifact.CARD).is_file()  # not where we stand
+
+
+def test_a_run_that_mlflow_does_not_begin_is_one_clear_error_before_the_work(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    (tmp_path / "mlflow.db").write_text("no database")
+    with pytest.raises(RegistryError, match="begins no run"), tracking.started(f"sqlite:///{tmp_path}/mlflow.db", "it"):
+        pass
 
 
 def test_a_refusing_mlflow_costs_the_log_and_not_the_weights(trained: Path, caplog: pytest.LogCaptureFixture) -> None:

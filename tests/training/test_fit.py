@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from models.inputs import CANDIDATES, DISTRIBUTIONS, LEVELS, POINTS, QUERY, SERIES
+from models.inputs import CANDIDATES, DISTRIBUTIONS, IS_PEAK, LEVELS, POINTS, QUERY, SERIES
+from models.loss import peak_weights
 from models.network import CandidateMixer, NetworkConfig
 from training.fit import FitConfig, RandomOrder, device_of, fit, loss_of, rate_at
-from training.windows import Examples
+from training.windows import Examples, Sampling, SeriesGroup, examples_of
 
 CPU = torch.device("cpu")
 SMALL = NetworkConfig(SERIES, QUERY, width=16, encoder_blocks=1, decoder_width=16, decoder_blocks=1)
@@ -143,3 +144,19 @@ def test_two_processes_end_with_the_same_weights(tmp_path: Path) -> None:
     for name in one.files:
         np.testing.assert_array_equal(one[name], other[name])
     assert any(not np.allclose(one[name], alone[name]) for name in one.files)  # it did see other examples
+
+
+def test_upper_levels_of_a_peak_count_as_much_as_its_median() -> None:
+    levels = torch.tensor([0.05, 0.5, 0.8, 0.99])
+    weights = peak_weights(torch.tensor([True, False]), levels)
+    assert weights[0].tolist() == pytest.approx([1.0, 1.0, 1.25, 5.0252], rel=1e-3)
+    assert weights[1].tolist() == [1.0] * 4
+
+
+def test_the_inputs_say_where_a_peak_is_asked() -> None:
+    sampling = Sampling(origins=2, horizons=3, peaks=2)
+    rng = np.random.default_rng(0)
+    group = SeriesGroup(rng.uniform(1, 2, size=(2, 600)), 300, 300)
+    made = examples_of(group, sampling, rng)
+    assert len(made)
+    assert (made.query[:, :, IS_PEAK] == [0, 0, 0, 1, 1]).all()

@@ -207,6 +207,12 @@ def test_a_dry_run_writes_nothing(make: Make) -> None:
     assert job(make(WORSE), seed=1, dry_run=True).outcome == "would_hold"
 
 
+def test_a_dry_run_makes_no_registry(make: Make, tmp_path: Path) -> None:
+    edges = make(registry=Registry(f"sqlite:///{tmp_path}/mlflow.db", "forecaster"))
+    assert job(edges, dry_run=True).outcome == "would_promote"
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 # --- again -----------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +228,16 @@ def test_the_same_days_and_the_same_champion_are_compared_once(make: Make, gives
         again = job(edges)
         assert again.outcome == "already_done" and "compared before: held" in again.reasons[0]
     assert numbers(edges) == (2 if gives is BETTER else 1)
+    tuner = edges.fine_tune
+    assert isinstance(tuner, Tuner) and len(tuner.seen) == 1
+
+
+def test_a_champion_is_not_challenged_again_on_the_days_that_it_won_by(make: Make) -> None:
+    edges = make()
+    assert job(edges).outcome == "promoted"
+    again = job(edges, seed=5)
+    assert (again.outcome, again.champion) == ("already_done", "2") and "these very days" in again.reasons[0]
+    assert champion(edges).number == "2" and numbers(edges) == 2
     tuner = edges.fine_tune
     assert isinstance(tuner, Tuner) and len(tuner.seen) == 1
 

@@ -22,8 +22,11 @@ from training.benchmark import baselines
 from training.benchmark.panels import Panel
 
 OURS = "forecaster"
+OURS_TUNED = "forecaster_tuned"  # the same with a network that was fine-tuned on the family's past
+_TUNED = "_tuned"
 NAIVE = "seasonal_naive_day"  # what all others are measured beside
 PEAK_SECONDS = 900  # window of the chain's peak
+ENOUGH = 84  # forecasts of one panel, below which a slow baseline is not asked less often: its figure would be chance
 _RAW: dict[str, Callable[[], Forecaster]] = {
     NAIVE: lambda: SeasonalNaive("day"),
     "seasonal_naive_week": lambda: SeasonalNaive("week"),
@@ -37,8 +40,12 @@ class Single:
     """A baseline that forecasts one series at a time."""
 
     answer: Callable[[FloatArray, Sequence[int], int], baselines.Told]
-    every: int = 1  # it is asked at each so many origins
+    every: int = 1  # it is asked at each so many origins, of families that have many forecasts
     package: str | None = None  # that it needs
+
+    def stride(self, rows: int, origins: int) -> int:
+        """It is asked at each so many origins of a panel of that many series: at all of them where it is small."""
+        return max(1, min(self.every, rows * origins // ENOUGH))
 
 
 SINGLE = {
@@ -67,9 +74,15 @@ def raw_names(model: str) -> tuple[str, ...]:
     return tuple(name for name in names if name not in BASELINES)
 
 
-def names_of(model: str) -> tuple[str, ...]:
-    """All models of a run, ours first."""
-    return (OURS, *raw_names(model), *BASELINES)
+def names_of(model: str, tuned: bool = False) -> tuple[str, ...]:
+    """All models of a run, ours first; with `tuned` those of the fine-tuned network too."""
+    mine = (OURS, *raw_names(model))
+    return (*mine, *(f"{name}{_TUNED}" for name in mine if tuned), *BASELINES)
+
+
+def is_tuned(name: str) -> bool:
+    """Whether the model is asked with the network that was fine-tuned on the family."""
+    return name.endswith(_TUNED)
 
 
 def missing_packages(names: Sequence[str]) -> dict[str, str]:
@@ -86,12 +99,13 @@ def answer(panel: Panel, name: str, model: str) -> Answer:
     """What model `name` says at the origins of the panel; `model` is the artifact of our chain."""
     steps = list(panel.horizons.values())
     began = time.process_time()
-    if name == OURS:
+    kind = name.removesuffix(_TUNED)
+    if kind == OURS:
         issued = _ours(panel, chain.named(model), steps)
-    elif name in SINGLE:
-        return _single(panel, name, SINGLE[name], steps)
+    elif kind in SINGLE:
+        return _single(panel, kind, SINGLE[kind], steps)
     else:
-        issued = backtest.run(panel.series, _raw(name, model), panel.columns, steps, uppers=True)
+        issued = backtest.run(panel.series, _raw(kind, model), panel.columns, steps, uppers=True)
     asked = np.ones(panel.columns.shape[1], dtype=np.bool_)
     return Answer(name, issued.values, issued.upper, asked, time.process_time() - began)
 
@@ -119,7 +133,7 @@ def _single(panel: Panel, name: str, one: Single, steps: list[int]) -> Answer:
     rows, origins = panel.columns.shape
     values = np.full((rows, origins, len(steps), len(LEVELS)), np.nan)
     upper = np.full((rows, origins, len(steps)), np.nan)
-    asked = np.arange(origins) % one.every == 0
+    asked = np.arange(origins) % one.stride(rows, origins) == 0
     one.answer(np.arange(200.0) % 7, [1], panel.step)  # compiles and loads before the clock runs
     began = time.process_time()
     for row in range(rows):

@@ -15,8 +15,9 @@ import numpy as np
 from forecaster.accuracy import inside, mase, quantile_loss
 from forecaster.domain import BoolArray, FloatArray, IntArray
 from training.backtest import DECILES, LEVELS, observed
-from training.benchmark.answers import NAIVE, OURS, Answer
+from training.benchmark.answers import NAIVE, OURS, OURS_TUNED, Answer
 from training.benchmark.panels import DAY, HOUR, Panel
+from training.benchmark.ties import share_inside
 
 FLOOR = 1e-3  # of a series' usual distance from its median: losses below it count as it
 RISE = 0.2  # of the level: from here on a rise matters
@@ -38,10 +39,13 @@ class SeriesRow:
     wql: float
     loss: float  # relative to daily seasonal naive
     ours: float  # our loss relative to it, on the same origins; NaN where ours did not run
+    tuned: float  # that of ours fine-tuned, likewise
     naive_is_perfect: bool  # its loss is below the floor
     mase: float
     inside80: float  # count; NaN where the model has no such band
     inside98: float
+    tied80: float  # the same counts with ties shared out, see training.benchmark.ties
+    tied98: float
     rises: int  # that matter, among origins whose window is known
     seen: int
     calm: int  # origins without one
@@ -74,8 +78,9 @@ def score(panel: Panel, answers: Mapping[str, Answer], hours: Hours) -> list[Ser
             y = came[row, :, h]
             loss = {one: _loss(y, answer.values[row, :, h]) for one, answer in answers.items()}
             base = ~np.isnan(loss[NAIVE])
-            if OURS in loss:
-                base &= ~np.isnan(loss[OURS])
+            for mine_too in (OURS, OURS_TUNED):
+                if mine_too in loss:
+                    base &= ~np.isnan(loss[mine_too])
             for model, answer in answers.items():
                 asked = base & answer.asked
                 use = asked & ~np.isnan(loss[model])
@@ -100,10 +105,13 @@ def score(panel: Panel, answers: Mapping[str, Answer], hours: Hours) -> list[Ser
                         wql=2 * float(loss[model][use].sum()) / total if total else math.nan,
                         loss=_ratio(loss[model][use], naive, floor),
                         ours=_ratio(loss[OURS][use], naive, floor) if OURS in loss else math.nan,
+                        tuned=_ratio(loss[OURS_TUNED][use], naive, floor) if OURS_TUNED in loss else math.nan,
                         naive_is_perfect=bool(use.any() and loss[NAIVE][use].sum() <= floor * use.sum()),
                         mase=mase(mine, q[:, MIDDLE], before, panel.day) if use.any() else math.nan,
                         inside80=float(hit80.sum()),
                         inside98=float(hit98.sum()) if not np.isnan(q[:, 0]).any() else math.nan,
+                        tied80=float(share_inside(mine, q, LEVELS, (0.1, 0.9), floor).sum()),
+                        tied98=float(share_inside(mine, q, LEVELS, (0.01, 0.99), floor).sum()),
                         **rise,
                     )
                 )
@@ -205,10 +213,13 @@ def figures(rows: Sequence[SeriesRow]) -> dict[str, float | int]:
         "wql": _median(row.wql for row in scored),
         "relativeWql": geometric(row.loss for row in scored),
         "forecasterRelativeWql": geometric(row.ours for row in scored),
+        "tunedRelativeWql": geometric(row.tuned for row in scored),
         "naiveIsPerfect": sum(row.naive_is_perfect for row in scored),
         "mase": _median(row.mase for row in scored),
         "coverage80": _share(sum(row.inside80 for row in scored), origins),
         "coverage98": _share(sum(row.inside98 for row in banded), sum(row.origins for row in banded)),
+        "coverage80Ties": _share(sum(row.tied80 for row in scored), origins),
+        "coverage98Ties": _share(sum(row.tied98 for row in banded), sum(row.origins for row in banded)),
         "peakRecall": _share(sum(row.seen for row in scored), sum(row.rises for row in scored)),
         "peakFalse": _share(sum(row.called for row in scored), sum(row.calm for row in scored)),
         "rises": sum(row.rises for row in scored),

@@ -24,6 +24,7 @@ PARTS = {"test": (0.7, 1.0), "tune": (0.3, 0.6)}  # shares of a series
 WARM = 14 * DAY  # before the part: what the chain learns from
 BEFORE = 1.25 * DAY  # of samples before the part: the day-ago baseline rests on them
 FEWEST = 4  # origins
+SMALL = 3  # series; a family of fewer gets more origins, so that its figures rest on as many forecasts
 MOST_STATIONS = 700  # moments of one replay; where that is not enough for hourly ones they lie further apart
 
 
@@ -122,7 +123,7 @@ def _fits(seconds: int, step: int) -> bool:
 def _panels(
     family: str, step: int, members: Sequence[tuple[str, int, FloatArray]], part: str, origins: int
 ) -> tuple[list[Panel], list[Skipped]]:
-    """One panel for each number of origins: short series have fewer."""
+    """One panel for each number of origins: short series have fewer, families of one or two series more."""
     last = max(end for _, end, _ in members)
     moved = [(name, end + (last - end) // WEEK * WEEK, values) for name, end, values in members]
     first = min(end - (len(values) - 1) * step for _, end, values in moved)
@@ -130,6 +131,7 @@ def _panels(
     share = PARTS[part][0] / PARTS[part][1]
     spans = [len(values) - round(share * len(values)) for _, _, values in moved]
     stride = _stride(max(HOUR / step, (max(spans) + WARM / step) / MOST_STATIONS), max(1, DAY // step))
+    origins *= math.ceil(SMALL / len(members))
     groups: dict[int, list[tuple[str, int, FloatArray, IntArray, int]]] = {}
     skipped = []
     for (name, end, values), span in zip(moved, spans, strict=True):

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from training.benchmark.answers import OURS, SINGLE
+from training.benchmark.answers import ENOUGH, OURS, SINGLE
 from training.benchmark.measures import LONGEST_PEAK, geometric
 from training.benchmark.panels import HORIZONS
-from training.benchmark.run import Best, FamilyRow, Told, beside_best, over_families, worst_hour
+from training.benchmark.run import Best, FamilyRow, Told, beside_best, over_families, tuned_beside_best, worst_hour
 from training.benchmark.speed import Timed
 from training.benchmark.writing import digits, new_table, percent, terminal, without_nan
 
@@ -22,7 +22,10 @@ _SHORT = {
     "seasonal_naive_week": "naive week",
     "auto_ets": "AutoETS",
     "mstl": "MSTL",
+    "forecaster_tuned": "ours tuned",
+    "network_tuned": "tuned",
 }
+_COVERAGES = ("coverage80", "coverage80Ties", "coverage98", "coverage98Ties")
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -45,6 +48,7 @@ def as_json(told: Told, by_series: bool, speed: Sequence[Timed]) -> str:
         "skipped": [{"family": one.family, "series": one.series, "why": one.why} for one in told.skipped],
         "seconds": {name: round(spent, 3) for name, spent in told.seconds.items()},
         "forecasts": dict(told.forecasts),
+        "tuningHelped": dict(told.helped),
     }
     if by_series:
         out["series"] = [
@@ -72,6 +76,7 @@ def as_json(told: Told, by_series: bool, speed: Sequence[Timed]) -> str:
                 "horizons": one.horizons,
                 "quantiles": one.levels,
                 "seconds": one.seconds,
+                "cpuSeconds": one.cpu_seconds,
                 "millisecondsPerSeries": one.milliseconds_each,
             }
             for one in speed
@@ -86,7 +91,13 @@ def _row(row: FamilyRow) -> dict[str, Any]:
 def _best(one: Best | None) -> dict[str, Any] | None:
     if one is None:
         return None
-    return {"family": one.family, "horizon": one.horizon, "baseline": one.baseline, "ratio": one.ratio}
+    return {
+        "family": one.family,
+        "horizon": one.horizon,
+        "baseline": one.baseline,
+        "ratio": one.ratio,
+        "tunedRatio": one.tuned,
+    }
 
 
 def _horizon(told: Told, horizon: str) -> dict[str, Any]:
@@ -98,12 +109,20 @@ def _horizon(told: Told, horizon: str) -> dict[str, Any]:
         "families": len({row.family for row in told.rows if row.horizon == horizon}),
         "relativeToBestBaseline": ratio,
         "worst": _best(worst),
+        "tunedRelativeToBestBaseline": tuned_beside_best(told, horizon),
+        "coverage": {name: _coverage(told, horizon, name) for name in told.models},
         "relativeWql": {name: over_families(told, horizon, name) for name in told.models},
         "coverage80ByHour": None
         if count is None or hits is None
         else [h / n if n else math.nan for h, n in zip(hits.tolist(), count.tolist(), strict=True)],
         "worstHour": None if hour is None else {"hour": hour[0], "coverage80": hour[1]},
     }
+
+
+def _coverage(told: Told, horizon: str, model: str) -> dict[str, float]:
+    """Means over families of the plain share and of that with ties shared out."""
+    rows = [row.figures for row in told.rows if row.horizon == horizon and row.model == model]
+    return {name: _mean([row[name] for row in rows]) for name in _COVERAGES}
 
 
 # --- the terminal ----------------------------------------------------------------------------------------------------
@@ -182,7 +201,9 @@ def _by_model(told: Told) -> Table:
         f"Means over families; peaks up to {longest} min: rises of 20 % and more that were seen, and calls without one"
     )
     table = new_table(
-        title, "horizon", "model", "answered", "MASE", "in 80 %", "in 98 %", "rises", "seen", "false", "seconds", "each"
+        title,
+        *("horizon", "model", "answered", "MASE", "in 80 %", "ties shared", "in 98 %", "ties shared"),
+        *("rises", "seen", "false", "seconds", "each"),
     )
     for horizon in _horizons(told):
         for name in told.models:
@@ -195,7 +216,7 @@ def _by_model(told: Told) -> Table:
                 _short(name),
                 percent(_mean([row["answered"] for row in rows])),
                 digits(geometric(row["mase"] for row in rows if row["mase"] > 0)),
-                *(percent(_mean([row[key] for row in rows])) for key in ("coverage80", "coverage98")),
+                *(percent(share) for share in _coverage(told, horizon, name).values()),
                 str(sum(int(row["rises"]) for row in rows)),
                 *(percent(_mean([row[key] for row in rows])) for key in ("peakRecall", "peakFalse")),
                 f"{told.seconds[name]:.0f}",
@@ -229,11 +250,19 @@ def _summary(told: Told) -> list[str]:
                 f"{horizon:>4}: ours over the best baseline of each family, chosen in hindsight: {digits(ratio)}; "
                 f"worst {digits(worst.ratio)} ({worst.family}, {_short(worst.baseline)})"
             )
+        tuned = tuned_beside_best(told, horizon)
+        if not math.isnan(tuned):
+            lines.append(f"      the same fine-tuned on each family's past: {digits(tuned)}")
+        if OURS in told.models:
+            lines.append(f"      our 80 % band, mean over families: {_off(_coverage(told, horizon, OURS))}")
         hour = worst_hour(told, horizon)
         if hour is not None:
             lines.append(
                 f"      our 80 % band by hour of the day: furthest off at {hour[0]:02} h UTC, {percent(hour[1])}"
             )
+    unhelped = [family for family, helped in told.helped.items() if not helped]
+    if unhelped:
+        lines.append(f"fine-tuning did not help on the days that it held back, and was not used: {', '.join(unhelped)}")
     perfect = {(row.family, row.series) for row in told.series if row.naive_is_perfect}
     if perfect:
         lines.append(
@@ -241,7 +270,10 @@ def _summary(told: Told) -> list[str]:
         )
     often = {name: SINGLE[name].every for name in told.models if name in SINGLE and SINGLE[name].every > 1}
     if often:
-        lines.append("one origin in so many: " + ", ".join(f"{_short(name)} {every}" for name, every in often.items()))
+        lines.append(
+            f"one origin in so many, of panels above {ENOUGH} forecasts: "
+            + ", ".join(f"{_short(name)} {every}" for name, every in often.items())
+        )
     lines += [
         f"left out: {_short(name)}, for {package} is not installed (pip install {package})"
         for name, package in told.left_out.items()
@@ -252,9 +284,15 @@ def _summary(told: Told) -> list[str]:
     return lines
 
 
+def _off(coverage: dict[str, float]) -> str:
+    """Plain coverage and that with ties shared out, each with its distance from 80 %."""
+    plain, shared = coverage["coverage80"], coverage["coverage80Ties"]
+    return f"{plain:.1%} ({100 * (plain - 0.8):+.1f}); with ties shared out {shared:.1%} ({100 * (shared - 0.8):+.1f})"
+
+
 def _speed(speed: Sequence[Timed]) -> Table:
-    table = new_table("Speed", "model", "call", "series", "horizons", "quantiles", "seconds", "ms a series")
+    table = new_table("Speed", "model", "call", "series", "horizons", "quantiles", "seconds", "of CPU", "ms a series")
     for one in speed:
-        cells = (f"{one.series:,}", str(one.horizons), str(one.levels), f"{one.seconds:.3f}")
+        cells = (f"{one.series:,}", str(one.horizons), str(one.levels), f"{one.seconds:.3f}", f"{one.cpu_seconds:.3f}")
         table.add_row(_short(one.model), one.what, *cells, f"{one.milliseconds_each:.3f}")
     return table

@@ -10,7 +10,7 @@ import pytest
 
 from forecaster.domain import FloatArray, SeriesBatch, SeriesKey
 from training.backtest import LEVELS
-from training.benchmark.answers import NAIVE, OURS, Answer
+from training.benchmark.answers import NAIVE, OURS, SINGLE, Answer
 from training.benchmark.measures import Hours, SeriesRow, figures, floor_of, geometric, score
 from training.benchmark.panels import Panel
 
@@ -159,3 +159,14 @@ def test_coverage_by_hour_is_by_the_hour_that_was_forecast() -> None:
 def test_the_geometric_mean_leaves_out_what_is_not_known() -> None:
     assert geometric([2.0, 8.0, math.nan]) == pytest.approx(4)
     assert math.isnan(geometric([]))
+
+
+def test_a_slow_baseline_is_asked_at_every_origin_of_a_small_panel() -> None:
+    mstl = SINGLE["mstl"]
+    assert [mstl.stride(rows, origins) for rows, origins in ((1, 84), (2, 56), (3, 28), (6, 28), (80, 28))] == [
+        1,
+        1,
+        1,
+        2,
+        7,
+    ]
