@@ -99,7 +99,7 @@ def test_the_table_names_what_was_left_out(folder: Path, capsys: pytest.CaptureF
         (("benchmark", "--anomalies", "--speed"), "are about forecasts: leave them out"),
         (("benchmark", "--anomalies", "--part", "tune"), "are about forecasts: leave them out"),
         (("benchmark", "--nulls"), "--nulls, --faults: they belong to --anomalies"),
-        (("benchmark", "--anomalies", "--models", "magic"), "--models: 'magic' is not known: write some of rolling_z"),
+        (("benchmark", "--anomalies", "--models", "magic"), "--models: 'magic' is not known: write some of forecaster"),
     ],
 )
 def test_what_does_not_fit_is_refused(
