@@ -342,9 +342,30 @@ def benchmark(
     speed: Annotated[bool, typer.Option("--speed", help="Times forecasts of 10,000 series and of one too.")] = False,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1, max=64)] = 2,
     png: Annotated[Path | None, typer.Option(help="Writes a picture.", metavar="FILE")] = None,
+    anomalies: Annotated[
+        bool, typer.Option("--anomalies", help="Anomaly detection on the files that have labels, instead of forecasts.")
+    ] = False,
+    nulls: Annotated[
+        bool, typer.Option("--nulls", help="With --anomalies: false alarms on series where nothing happens too.")
+    ] = False,
+    faults: Annotated[
+        int, typer.Option(help="With --anomalies: so many simulated workloads for each kind of fault too.", min=0)
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Forecast accuracy on files: ours beside baselines, with rolling origins. Exit 1 where nothing can be scored."""
+    names = None if models is None else tuple(name.strip() for name in models.split(",") if name.strip())
+    if anomalies:
+        if speed or part is not Part.TEST or origins != 28 or model != "bundled":
+            raise InputError("--speed, --part, --origins and --model are about forecasts: leave them out")
+        from training.anomalies import command
+
+        labelled = command.Asked(data, timestamps is Stamp.END, only, names, processes, nulls, faults, series, png)
+        text, scored = command.benchmark(labelled, as_json, _stages(), _width())
+        typer.echo(text)
+        raise typer.Exit(0 if scored else 1)
+    if nulls or faults:
+        raise InputError("--nulls, --faults: they belong to --anomalies: add it")
     from training.benchmark import report, run
 
     if png is not None:
@@ -357,7 +378,7 @@ def benchmark(
         part=part.value,
         origins=origins,
         only=only,
-        models=None if models is None else tuple(name.strip() for name in models.split(",") if name.strip()),
+        models=names,
         model=model,
         processes=processes,
     )
@@ -369,8 +390,7 @@ def benchmark(
         timed = measured(model)
     if png is not None:
         picture(told, png)
-    width = _terminal()[0] if sys.stdout.isatty() else None
-    typer.echo(report.as_json(told, series, timed) if as_json else report.as_text(told, series, timed, width))
+    typer.echo(report.as_json(told, series, timed) if as_json else report.as_text(told, series, timed, _width()))
     raise typer.Exit(0 if told.rows else 1)
 
 
@@ -548,6 +568,11 @@ def _terminal() -> tuple[int, int]:
 
     size = shutil.get_terminal_size((100, 30))
     return size.columns, size.lines
+
+
+def _width() -> int | None:
+    """Of the terminal; None where the output goes elsewhere."""
+    return _terminal()[0] if sys.stdout.isatty() else None
 
 
 def _progress(what: str) -> Callable[[float], None]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from training.benchmark.answers import ENOUGH, OURS, SINGLE
@@ -17,16 +14,15 @@ from training.benchmark.measures import LONGEST_PEAK, geometric
 from training.benchmark.panels import HORIZONS
 from training.benchmark.run import Best, FamilyRow, Told, beside_best, over_families, worst_hour
 from training.benchmark.speed import Timed
+from training.benchmark.writing import digits, new_table, percent, terminal, without_nan
 
 SCHEMA_VERSION = 1
-_PLAIN_WIDTH = 200  # where no terminal says how wide it is
 _SHORT = {
     "seasonal_naive_day": "naive day",
     "seasonal_naive_week": "naive week",
     "auto_ets": "AutoETS",
     "mstl": "MSTL",
 }
-_DIVERGES = 1_000.0
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -81,7 +77,7 @@ def as_json(told: Told, by_series: bool, speed: Sequence[Timed]) -> str:
             }
             for one in speed
         ]
-    return json.dumps(_known(out), allow_nan=False)
+    return json.dumps(without_nan(out), allow_nan=False)
 
 
 def _row(row: FamilyRow) -> dict[str, Any]:
@@ -111,24 +107,12 @@ def _horizon(told: Told, horizon: str) -> dict[str, Any]:
     }
 
 
-def _known(value: Any) -> Any:
-    """The same without what JSON cannot say: NaN and infinities become null."""
-    if isinstance(value, dict):
-        return {key: _known(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_known(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 # --- the terminal ----------------------------------------------------------------------------------------------------
 
 
 def as_text(told: Told, by_series: bool, speed: Sequence[Timed], width: int | None) -> str:
     """Tables and a summary; `width` of the terminal, None where there is none."""
-    file = io.StringIO()
-    console = Console(file=file, width=max(width or 0, _PLAIN_WIDTH), force_terminal=width is not None, highlight=False)
+    file, console = terminal(width)
     console.print(_by_family(told))
     console.print(_by_model(told))
     if by_series:
@@ -148,23 +132,6 @@ def _short(name: str) -> str:
     return _SHORT.get(name, name)
 
 
-def _figure(value: float, digits: int = 3) -> str:
-    if math.isnan(value):
-        return "-"
-    return "diverges" if value > _DIVERGES else f"{value:.{digits}f}"
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1%}"
-
-
-def _table(title: str, *columns: str, left: int = 2) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for i, name in enumerate(columns):
-        table.add_column(name, justify="left" if i < left else "right", no_wrap=True)
-    return table
-
-
 def _by_family(told: Told) -> Table:
     """Relative WQL of each family and horizon, a column a model."""
     by = {(row.family, row.horizon, row.model): row.figures for row in told.rows}
@@ -175,7 +142,7 @@ def _by_family(told: Told) -> Table:
     )
     ours = OURS in told.models
     tail = ("best of others", "ours over it") if ours else ()
-    table = _table(title, "family", "horizon", "series", "origins", *(_short(name) for name in told.models), *tail)
+    table = new_table(title, "family", "horizon", "series", "origins", *(_short(name) for name in told.models), *tail)
     previous = ""
     for family, horizon in dict.fromkeys((row.family, row.horizon) for row in told.rows):
         whole = next(by[family, horizon, name] for name in told.models if (family, horizon, name) in by)
@@ -185,24 +152,24 @@ def _by_family(told: Told) -> Table:
             cells.append("-" if one is None else _cell(one, whole))
         if ours:
             found = best.get((family, horizon))
-            cells += ["-", "-"] if found is None else [_short(found.baseline), _figure(found.ratio)]
+            cells += ["-", "-"] if found is None else [_short(found.baseline), digits(found.ratio)]
         table.add_row(
             family if family != previous else "", horizon, str(whole["series"]), str(whole["origins"]), *cells
         )
         previous = family
     table.add_section()
     for horizon in _horizons(told):
-        means = [_figure(over_families(told, horizon, name)) for name in told.models]
+        means = [digits(over_families(told, horizon, name)) for name in told.models]
         families = len({row.family for row in told.rows if row.horizon == horizon})
-        closing = ["", _figure(beside_best(told, horizon)[0])] if ours else []
+        closing = ["", digits(beside_best(told, horizon)[0])] if ours else []
         table.add_row("geometric mean", horizon, "", f"{families} families", *means, *closing)
     return table
 
 
 def _cell(one: Any, whole: Any) -> str:
-    text = _figure(one["relativeWql"])
+    text = digits(one["relativeWql"])
     fewer = one["origins"] < whole["origins"]
-    return f"{text} ({_figure(one['forecasterRelativeWql'])})" if fewer and not _unknown(one) else text
+    return f"{text} ({digits(one['forecasterRelativeWql'])})" if fewer and not _unknown(one) else text
 
 
 def _unknown(one: Any) -> bool:
@@ -215,7 +182,7 @@ def _by_model(told: Told) -> Table:
     title = (
         f"Means over families; peaks up to {longest} min: rises of 20 % and more that were seen, and calls without one"
     )
-    table = _table(
+    table = new_table(
         title, "horizon", "model", "answered", "MASE", "in 80 %", "in 98 %", "rises", "seen", "false", "seconds", "each"
     )
     for horizon in _horizons(told):
@@ -227,11 +194,11 @@ def _by_model(told: Told) -> Table:
             table.add_row(
                 horizon,
                 _short(name),
-                _percent(_mean([row["answered"] for row in rows])),
-                _figure(geometric(row["mase"] for row in rows if row["mase"] > 0)),
-                *(_percent(_mean([row[key] for row in rows])) for key in ("coverage80", "coverage98")),
+                percent(_mean([row["answered"] for row in rows])),
+                digits(geometric(row["mase"] for row in rows if row["mase"] > 0)),
+                *(percent(_mean([row[key] for row in rows])) for key in ("coverage80", "coverage98")),
                 str(sum(int(row["rises"]) for row in rows)),
-                *(_percent(_mean([row[key] for row in rows])) for key in ("peakRecall", "peakFalse")),
+                *(percent(_mean([row[key] for row in rows])) for key in ("peakRecall", "peakFalse")),
                 f"{told.seconds[name]:.0f}",
                 f"{1e3 * each:.1f} ms",
             )
@@ -245,9 +212,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _by_series(told: Told) -> Table:
-    table = _table("Series", "family", "series", "horizon", "model", "origins", "WQL", "rel.", "ours", "MASE", left=4)
+    table = new_table(
+        "Series", "family", "series", "horizon", "model", "origins", "WQL", "rel.", "ours", "MASE", left=4
+    )
     for row in told.series:
-        cells = (_figure(row.wql, 4), _figure(row.loss), _figure(row.ours), _figure(row.mase))
+        cells = (digits(row.wql, 4), digits(row.loss), digits(row.ours), digits(row.mase))
         table.add_row(row.family, row.series, row.horizon, _short(row.model), str(row.origins), *cells)
     return table
 
@@ -258,13 +227,13 @@ def _summary(told: Told) -> list[str]:
         ratio, worst = beside_best(told, horizon)
         if worst is not None:
             lines.append(
-                f"{horizon:>4}: ours over the best baseline of each family, chosen in hindsight: {_figure(ratio)}; "
-                f"worst {_figure(worst.ratio)} ({worst.family}, {_short(worst.baseline)})"
+                f"{horizon:>4}: ours over the best baseline of each family, chosen in hindsight: {digits(ratio)}; "
+                f"worst {digits(worst.ratio)} ({worst.family}, {_short(worst.baseline)})"
             )
         hour = worst_hour(told, horizon)
         if hour is not None:
             lines.append(
-                f"      our 80 % band by hour of the day: furthest off at {hour[0]:02} h UTC, {_percent(hour[1])}"
+                f"      our 80 % band by hour of the day: furthest off at {hour[0]:02} h UTC, {percent(hour[1])}"
             )
     perfect = {(row.family, row.series) for row in told.series if row.naive_is_perfect}
     if perfect:
@@ -288,7 +257,7 @@ def _summary(told: Told) -> list[str]:
 
 
 def _speed(speed: Sequence[Timed]) -> Table:
-    table = _table("Speed", "model", "call", "series", "horizons", "quantiles", "seconds", "of CPU", "ms a series")
+    table = new_table("Speed", "model", "call", "series", "horizons", "quantiles", "seconds", "of CPU", "ms a series")
     for one in speed:
         cells = (f"{one.series:,}", str(one.horizons), str(one.levels), f"{one.seconds:.3f}", f"{one.cpu_seconds:.3f}")
         table.add_row(_short(one.model), one.what, *cells, f"{one.milliseconds_each:.3f}")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from training.benchmark import measures
 from training.benchmark.answers import BASELINES, NAIVE, OURS, SINGLE, Answer, answer, missing_packages, names_of
 from training.benchmark.measures import Hours, SeriesRow, geometric
 from training.benchmark.panels import HORIZONS, Panel, Skipped, files_of, panels_of
+from training.benchmark.work import Call, done
 
 LEAST_ANSWERED = 0.5  # of a family's origins and series: a baseline below it is not taken for its best one
 LEAST_OF_HOUR = 100  # forecasts of one hour of the day, below which its coverage is not told
@@ -124,33 +122,10 @@ def _answered(
     work = sorted(
         ((_cost(panel, name), place, name) for place, panel in enumerate(panels) for name in names), reverse=True
     )
-    whole, done = sum(cost for cost, *_ in work) or 1.0, 0.0
     out: list[dict[str, Answer]] = [{} for _ in panels]
-    if asked.processes == 1:
-        for cost, place, name in work:
-            out[place][name] = answer(panels[place], name, asked.model)
-            done += cost
-            progress(done / whole)
-    else:
-        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-            os.environ.setdefault(variable, "1")  # a process a core; more threads than cores only wait for each other
-        with ProcessPoolExecutor(asked.processes, multiprocessing.get_context("spawn")) as pool:
-            running: dict[Future[Answer], tuple[float, int, str]] = {}
-            waiting = list(reversed(work))
-            try:
-                while waiting or running:
-                    while waiting and len(running) < asked.processes:
-                        cost, place, name = waiting.pop()
-                        running[pool.submit(answer, panels[place], name, asked.model)] = (cost, place, name)
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        cost, place, name = running.pop(future)
-                        out[place][name] = future.result()
-                        done += cost
-                        progress(done / whole)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    progress(1.0)
+    calls = [Call(cost, answer, (panels[place], name, asked.model)) for cost, place, name in work]
+    for (_, place, name), said in zip(work, done(calls, asked.processes, progress), strict=True):
+        out[place][name] = said
     return [(panel, {name: answers[name] for name in names}) for panel, answers in zip(panels, out, strict=True)]
 
 
