@@ -121,7 +121,9 @@ def learned(
 ) -> tuple[Arrays, Arrays]:
     """(state of pods, of groups) with this step taken in where `learn` (group,): no incident, no mark, no fault."""
     a, g = dict(state), dict(groups)
-    taken = learn[group] & ~np.isnan(said.apart)
+    # a pod that is odd from its birth is told once, by its siblings, and has its own place after two hours all the same
+    young = np.asarray(state["seen"], dtype=np.float64) < OWN_LEAST
+    taken = (learn[group] | young) & ~np.isnan(said.apart)
     own, spread = np.asarray(state["own"], dtype=np.float64), np.asarray(state["own_spread"], dtype=np.float64)
     part = np.clip(
         step_seconds

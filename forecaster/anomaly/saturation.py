@@ -29,7 +29,7 @@ NEAR_BLOCK, NEAR = HOUR // 3, 36
 WINDOWS = (9, 18, 36)  # near blocks that a trend is looked for in
 FAR_BLOCK, FAR = 2 * HOUR, 24
 PER_DAY = DAY // FAR_BLOCK
-BELIEF = 1.0  # times as long as it has been seen, that a trend is believed
+UNKNOWN_DAY = 3.0  # a trend is believed for a third of the time while yesterday is not known
 LEAST_BLOCKS = 8  # of a segment, for a trend
 MISFIT = 0.15  # of the rise that is extrapolated: one deviation, for no trend goes on exactly
 RISING = 2.33  # deviations of the rank test from which the time to the limit is told: one in a hundred by chance
@@ -170,9 +170,13 @@ def _look(a: Arrays, rows: IntArray, now: int) -> None:
         outlooks.append(_ahead(_trend(near[:, -size:], near_top[:, -size:], None), NEAR_BLOCK, *of_day))
     outlooks.append(_ahead(_of_last_day(far, far_top), FAR_BLOCK))
     outlooks.append(_ahead(_trend(far, far_top, PER_DAY), FAR_BLOCK))
-    best = np.argmax(np.stack([np.nan_to_num(one[2], nan=-1.0) for one in outlooks]), axis=0)
+    # the window that alarms speaks; where none does, the longest one that is known
+    scores = np.stack([np.nan_to_num(one[2], nan=-1.0) for one in outlooks])
+    longest = len(outlooks) - 1 - np.argmax(scores[::-1] >= 0, axis=0)
+    best = np.where(scores.max(axis=0) >= 1, np.argmax(scores, axis=0), longest)
     at = np.arange(len(rows))
     told, reach, score, slope = (np.stack(parts)[best, at] for parts in zip(*outlooks, strict=True))
+    score = np.where(np.isnan(score), score, scores.max(axis=0))
     for name, value in (("told", told), ("reach", reach), ("score", score), ("slope", slope * scale[:, 0])):
         a[name] = np.array(a[name], dtype=np.float64)
         a[name][rows] = value
@@ -187,7 +191,10 @@ def _ahead(
 
     `seen_slope` per second and `seen_rise`: how much yesterday rose by itself over the same hours, and after them.
     """
-    believed = np.minimum(BELIEF * trend.span * block, HORIZON) / block  # blocks
+    seen = trend.span * block
+    if seen_slope is not None:  # before a day is known, the rise of a morning looks like a leak
+        seen = np.where(np.isnan(seen_slope), seen / UNKNOWN_DAY, seen)
+    believed = np.minimum(seen, HORIZON) / block  # blocks
     slope, rise, z = trend.slope, np.zeros(len(trend.slope)), trend.z
     if seen_slope is not None and seen_rise is not None:
         usual = np.maximum(np.nan_to_num(seen_slope), 0.0) * block
@@ -313,7 +320,9 @@ def _yesterday(far: FloatArray, window: int) -> tuple[FloatArray, FloatArray]:
     after; NaN and 0 where yesterday is not known."""
     here = FAR - 1 - PER_DAY
     blocks = max(window // FAR_BLOCK, 1)
-    slope = (far[:, here] - far[:, here - blocks]) / (blocks * FAR_BLOCK)
+    # a morning comes an hour sooner or later: the steepest of three neighbouring windows counts
+    rises = np.stack([far[:, here + by] - far[:, here + by - blocks] for by in (-1, 0, 1)], axis=1)
+    slope = _highest(rises) / (blocks * FAR_BLOCK)
     later = _highest(far[:, here : here + blocks + 1])
     return slope, np.maximum(np.nan_to_num(later - far[:, here]), 0.0)
 

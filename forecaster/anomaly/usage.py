@@ -19,16 +19,18 @@ from forecaster.rows import Arrays
 
 DAY, HOUR = 86_400, 3_600
 MEMORY = 7 * DAY  # seconds that the fit remembers
-LEAST = DAY // 2  # seconds of samples before anything is scored
+LEAST = DAY  # seconds of samples before anything is scored: the loads of a day are known by then
 SMOOTH = 900  # seconds of the mean that small lasting changes show in
 SLOTS = 15  # of that mean, at most
 SPREAD_FLOOR = 0.01  # relative: a rest of one per cent is no news on a series that never varied
 MISFIT = 0.1  # deviation per unit of load beyond what was seen, relative to it: three times the load costs 0.2
+USUAL_JUMP = 0.5  # change against the last hour's load, relative, that says nothing against the straight line
 SHRINK = 1e-3  # of base and replicas towards 0 where load alone explains as much
 OUTLIER = 3.0  # deviations from which a sample counts less in the fit (Huber)
 LEAST_LEVEL = 0.2  # of the usual usage: below, relative distances are taken to this
 HOURS = 24
-HOUR_TRUST = 240.0  # samples of an hour of the day at which its own deviation is half believed
+HOUR_TRUST = 4 * HOUR  # seconds of samples at one hour of the day at which its own deviation is half believed
+SPREAD_MEMORY = 1_000.0  # samples that the usual rest is a mean of
 REPLICAS_KEPT = HOUR  # seconds that a count of replicas outlives its last sample
 KIND = "usage_per_load"
 _NORMAL = 1.2533  # standard deviation over mean distance, of a normal distribution
@@ -56,6 +58,7 @@ def blank() -> Arrays:
         "past": past,
         "spread": np.full(1, math.nan),  # usual |rest|, relative
         "mean_spread": np.full(1, math.nan),  # usual |mean of the rest|
+        "spread_seen": np.zeros(1),  # samples in these two
     }
 
 
@@ -99,7 +102,7 @@ def judged(state: Arrays, sample: Sample, step_seconds: float) -> tuple[Arrays, 
     fit = np.asarray(state["fit"], dtype=np.float64)
     expected = np.einsum("rt,rt->r", fit, _terms(x, np.asarray(a["replicas"])))
     least = LEAST_LEVEL * np.asarray(state["level"], dtype=np.float64)
-    expected = expected + np.maximum(expected, least) * _of_hour(state, sample.now)
+    expected = expected + np.maximum(expected, least) * _of_hour(state, sample.now, step_seconds)
     size = np.maximum(expected, least)  # that distances are relative to: next to nothing, any is large
     with np.errstate(divide="ignore", invalid="ignore"):
         rest = np.where(size > 0, (y - expected) / size, np.nan)
@@ -111,9 +114,9 @@ def judged(state: Arrays, sample: Sample, step_seconds: float) -> tuple[Arrays, 
     # in a jump of the load, rates over different windows, cold caches and idle replicas blur what a request costs
     lately = np.asarray(state["lately"], dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        jump = np.abs(x - lately) / np.fmax(x, lately)
-        jump = np.where(x > lately, x / lately - 1, jump)
+        jump = np.where(x > lately, x / lately, lately / np.fmax(x, lately / _MOST_JUMP)) - 1
     jump = np.minimum(np.nan_to_num(jump, posinf=_MOST_JUMP), _MOST_JUMP)
+    jump = np.maximum(jump - USUAL_JUMP, 0.0)
     guess = MISFIT * np.fmax(_beyond(state, x), jump)
     recent = np.where(np.isnan(lately), x, lately + min(1.0, step_seconds / HOUR) * (x - lately))
     a["lately"] = np.where(np.isnan(x), lately, recent)
@@ -160,7 +163,7 @@ def learned(state: Arrays, sample: Sample, said: Judged, learn: BoolArray, step_
         )
         w = np.where(known & (size > 0), counts / size**2, 0.0)
     terms = np.nan_to_num(_terms(x, np.asarray(a["replicas"])))
-    keep = np.where(known, 1 - 1 / memory, 1.0)
+    keep = np.where(known & (count >= memory), 1 - 1 / memory, 1.0)
     moments = keep[:, None, None] * np.asarray(state["moments"]) + w[:, None, None] * (
         terms[:, :, None] * terms[:, None, :]
     )
@@ -170,11 +173,14 @@ def learned(state: Arrays, sample: Sample, said: Judged, learn: BoolArray, step_
     a["fit"] = np.where((weight > 0)[:, None], _solved(moments, cross), np.nan)
     a["most_load"], a["least_load"] = _range(state, x, known, step_seconds)
 
-    trusted = known & (count * step_seconds >= HOUR)
-    mean = np.where(np.isnan(said.rest), 0.0, said.rest)
-    a.update(residual.learned({"past": state["past"], "spread": state["spread"]}, said.nats, np.abs(rest), trusted))
-    slow = residual.learned({"past": state["past"], "spread": state["mean_spread"]}, said.nats, np.abs(mean), trusted)
-    a["mean_spread"] = slow["spread"]
+    trusted = known & (count * step_seconds >= HOUR)  # the first fits are no yardstick
+    counted = np.asarray(state["spread_seen"], dtype=np.float64) + trusted
+    for name, distance in (("spread", np.abs(rest)), ("mean_spread", np.abs(said.rest))):
+        a[name] = _spread(np.asarray(state[name], dtype=np.float64), distance, counted, trusted)
+    a["spread_seen"] = counted
+    of_past = {"past": state["past"], "spread": state["spread"]}
+    ready = known & (count * step_seconds >= LEAST)
+    a["past"] = residual.learned(of_past, said.nats, np.abs(rest), ready)["past"]
     hour = int(sample.now // HOUR) % HOURS
     usual, seen = np.array(state["hour"], dtype=np.float64), np.array(state["hour_seen"], dtype=np.float64)
     grown = np.minimum(seen[:, hour] + trusted, memory / HOURS)
@@ -189,7 +195,7 @@ def learned(state: Arrays, sample: Sample, said: Judged, learn: BoolArray, step_
 def accepted(state: Arrays, rows: BoolArray, step_seconds: float) -> Arrays:
     """The state after `rows` (row,) were accepted as the way things are: the cost is what it has been lately.
 
-    The fit is multiplied by what the last fifteen minutes showed, and half a day of it is kept, so that what comes
+    The fit is multiplied by what the last fifteen minutes showed, and a day of it is kept, so that what comes
     refines it soon.
     """
     if not rows.any():
@@ -283,10 +289,18 @@ def _solved(moments: FloatArray, cross: FloatArray) -> FloatArray:
     return solved
 
 
-def _of_hour(state: Arrays, now: int) -> FloatArray:
+def _spread(usual: FloatArray, distance: FloatArray, counted: FloatArray, taken: BoolArray) -> FloatArray:
+    """(row,) the usual distance with this one in it; no outlier counts far."""
+    taken = taken & ~np.isnan(distance)
+    part = np.fmax(1 / np.maximum(counted, 1.0), 1 / SPREAD_MEMORY)
+    capped = np.where(usual > 0, np.minimum(distance, 10 * usual), distance)
+    return np.asarray(np.where(taken, np.where(np.isnan(usual), distance, usual + part * (capped - usual)), usual))
+
+
+def _of_hour(state: Arrays, now: int, step_seconds: float) -> FloatArray:
     """(row,) relative deviation that is usual at this hour of the day, as far as it is believed."""
     hour = int(now // HOUR) % HOURS
-    seen = np.asarray(state["hour_seen"], dtype=np.float64)[:, hour]
+    seen = np.asarray(state["hour_seen"], dtype=np.float64)[:, hour] * step_seconds
     return np.asarray(np.asarray(state["hour"], dtype=np.float64)[:, hour] * seen / (seen + HOUR_TRUST))
 
 
