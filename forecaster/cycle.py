@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forecaster import calibration
+from forecaster.anomaly import causes
 from forecaster.cluster_facts import with_hpas
 from forecaster.domain import (
     LOAD,
@@ -45,6 +46,7 @@ from forecaster.scaling.new_peak import HighestLoad
 from forecaster.scaling.record import to_json
 from forecaster.starts import Starts
 from forecaster.vigil import Vigil
+from forecaster.watch import SHARE, Watch
 
 DEFAULT_WINDOW = timedelta(minutes=5)  # of rows that scale nothing
 
@@ -63,6 +65,9 @@ class Cycle:
         "incidents": 1,
         "tripwires": 1,
         "excluded": 1,
+        "causes": causes.STATE_VERSION,
+        "causes_pods": causes.STATE_VERSION,
+        "causes_incidents": 1,
         "risk": 1,
         "decision": decision.STATE_VERSION,
         "decision_merged": 1,
@@ -89,7 +94,9 @@ class Cycle:
         self._source, self._timer, self._hpas = source, timer, hpas
         self._step = int(step.total_seconds())
         self._foresight = Foresight(forecasters, step)
-        self._vigil = Vigil(step, LEVELS, alarms_budget, span)
+        self._budget = alarms_budget
+        self._vigil = Vigil(step, LEVELS, _of_series(specs, alarms_budget), span)
+        self._watch = Watch(self._step, alarms_budget)
         self._deciding = Deciding(interval)
         self._highest = HighestLoad()
         self._most_load: FloatArray = np.zeros(0)
@@ -143,11 +150,12 @@ class Cycle:
             workloads=tuple(self._statuses(reading, known, scaled)),
             forecast=forecast,
             recommendations=tuple(one for made in decisions if (one := made.to_recommendation()) is not None),
-            incidents=(*self._vigil.open_incidents(), *self._closed),
+            incidents=(*self._vigil.open_incidents(), *self._watch.open_incidents(), *self._closed),
             stations=spent,
             clock_skew_seconds=reading.clock_skew_seconds,
             notices=notices,
             recent=self._recent,
+            resources=self._watch.status(),
             rejected_rows=dict(self._foresight.rejected),
         )
 
@@ -161,6 +169,7 @@ class Cycle:
         others = keys != self._foresight.keys or not self._series
         self._foresight.align(keys, series)
         self._vigil.align(keys, series)
+        self._watch.align(keys, series)
         self._series = series
         self._row_of = {one.workload: row for row, one in enumerate(series) if one.role == LOAD}
         self._resources = {}
@@ -207,7 +216,11 @@ class Cycle:
         before = {key: list(spans) for key, spans in self._vigil.excluded.items()}
         self._vigil.step(head, observed, reading.series_count, ready, masked, reading.reasons)
         assert self._vigil.followed is not None
-        self._closed = self._vigil.followed.closed
+        assert self._vigil.faults is not None
+        faulty = np.asarray(self._vigil.faults.kind) != 0
+        faulty |= np.array([bool(said) for said in reading.reasons], dtype=np.bool_)
+        self._watch.step(head, observed, reading.limits, ready, masked, faulty)
+        self._closed = (*self._vigil.followed.closed, *self._watch.closed_incidents())
         self._foresight.restart(self._vigil.new_regime())
         if self._vigil.excluded == before:
             return False
@@ -388,8 +401,8 @@ class Cycle:
     def reconfigure(self, specs: Sequence[WorkloadSpec], alarms_budget: float | None = None) -> None:
         """Takes other workloads between two cycles; those that stay keep all that was learned of them."""
         self.history.reconfigure(specs)
-        if alarms_budget is not None:
-            self._vigil.per_week = alarms_budget
+        self._budget = self._budget if alarms_budget is None else alarms_budget
+        self._vigil.per_week, self._watch.per_week = _of_series(specs, self._budget), self._budget
 
     def take_model(self, forecasters: Make, measured: Starts | None = None) -> None:
         """Another chain from the next cycle on; `measured` is where rows begin that get its new model."""
@@ -399,7 +412,7 @@ class Cycle:
 
     def dump(self) -> Mapping[str, Rows]:
         """All that a restart needs besides the history."""
-        return {**self._foresight.dump(), **self._vigil.dump(), **self._deciding.dump()}
+        return {**self._foresight.dump(), **self._vigil.dump(), **self._watch.dump(), **self._deciding.dump()}
 
     def restore(self, states: Mapping[str, Rows]) -> None:
         """Takes what `dump` gave, before the first cycle. Raises ValueError or KeyError where it does not fit."""
@@ -407,9 +420,15 @@ class Cycle:
             self._notices.append(Reason(ReasonCode.CALIBRATING, text))
         try:
             self._vigil.restore(states)
+            self._watch.restore(states)
         except InputError as error:
             raise ValueError(str(error)) from error
         self._deciding.restore(states)
+
+
+def _of_series(specs: Sequence[WorkloadSpec], budget: float) -> float:
+    """What the kinds of single series may spend: kinds with a cause have their share where there are resources."""
+    return budget * (1 - SHARE) if any(spec.resources for spec in specs) else budget
 
 
 def _teller(one: Decided) -> Told:
