@@ -35,6 +35,7 @@ MISFIT = 0.15  # of the rise that is extrapolated: one deviation, for no trend g
 RISING = 2.33  # deviations of the rank test from which the time to the limit is told: one in a hundred by chance
 AGREED = 0.6  # rises less falls, as a share of the pairs a day apart: four of five rise
 ALIKE = 3.0  # times the second largest fall: such a fall begins a new segment
+MOST_LOOKS = 2_000  # rows looked at in one step, 0.2 s: blocks of all rows end at once, and the next ends in 20 minutes
 CLOSE_BELOW = 0.5  # probability at which an incident ends
 KIND = "saturation"
 MOST_SCORE = 20.0
@@ -57,6 +58,7 @@ def blank() -> Arrays:
         "reach": np.full(1, math.nan),
         "score": np.full(1, math.nan),
         "told_at": np.zeros(1),
+        "due": np.zeros(1, dtype=np.bool_),  # its block is over, and it was not looked at yet
         "slope": np.full(1, math.nan),
     }
 
@@ -87,9 +89,13 @@ def stepped(state: Arrays, usage: FloatArray, limit: FloatArray, now: int) -> tu
             turned = over
         for end, pick in (("low", np.fmin), ("high", np.fmax)):
             a[f"{name}_{end}"] = pick(np.asarray(a[f"{name}_{end}"], dtype=np.float64), used)
-    rows = np.flatnonzero(turned)
+    due = np.asarray(a["due"], dtype=np.bool_) | turned
+    rows = np.flatnonzero(due)[:MOST_LOOKS]
     if len(rows):
         _look(a, rows, now)
+        due = due.copy()
+        due[rows] = False
+    a["due"] = due
     passed = now - np.asarray(a["told_at"], dtype=np.float64)
     seconds = np.maximum(np.asarray(a["told"], dtype=np.float64) - passed[:, None], 0.0)
     known = ~np.isnan(np.asarray(a["reach"], dtype=np.float64))

@@ -184,9 +184,9 @@ def learned(state: Arrays, sample: Sample, said: Judged, learn: BoolArray, step_
     hour = int(sample.now // HOUR) % HOURS
     usual, seen = np.array(state["hour"], dtype=np.float64), np.array(state["hour_seen"], dtype=np.float64)
     grown = np.minimum(seen[:, hour] + trusted, memory / HOURS)
-    # the rest is what is left after the hour's own share: that share moves by part of what is left
-    shown = np.clip(np.nan_to_num(rest), -OUTLIER * np.fmax(spread, 0.01), OUTLIER * np.fmax(spread, 0.01))
-    usual[:, hour] += np.where(trusted, np.nan_to_num(shown) / np.maximum(grown, 1.0), 0.0)
+    whole = np.nan_to_num(rest) + _of_hour(state, sample.now, step_seconds)  # the rest is less what is believed of it
+    off = np.clip(whole - usual[:, hour], -OUTLIER * np.fmax(spread, 0.01), OUTLIER * np.fmax(spread, 0.01))
+    usual[:, hour] += np.where(trusted, np.nan_to_num(off) / np.maximum(grown, 1.0), 0.0)
     seen[:, hour] = grown
     a["hour"], a["hour_seen"] = usual, seen
     return a

@@ -159,3 +159,14 @@ def test_the_sentence_says_when() -> None:
     assert (
         saturation.sentence("shop", "disk", 2.0, 2.0, (0.0, 0.0, 0.0), 1.0) == "shop: disk has reached its limit of 2"
     )
+
+
+def test_many_rows_are_looked_at_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = np.stack([sawtooth(np.random.default_rng(7), 0.006)] * 5)
+    _, whole, _ = run(usage, np.ones(5))
+    monkeypatch.setattr(saturation, "MOST_LOOKS", 3)
+    _, parts, reach = run(usage, np.ones(5))
+    np.testing.assert_array_equal(whole.reach[:3], parts.reach[:3])
+    assert not np.isnan(parts.reach).any()
+    late = reach[4] != reach[0]
+    assert late.any()  # one step behind, now and then
