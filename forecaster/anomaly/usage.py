@@ -24,7 +24,8 @@ SMOOTH = 900  # seconds of the mean that small lasting changes show in
 SLOTS = 15  # of that mean, at most
 SPREAD_FLOOR = 0.01  # relative: a rest of one per cent is no news on a series that never varied
 MISFIT = 0.1  # deviation per unit of load beyond what was seen, relative to it: three times the load costs 0.2
-USUAL_JUMP = 0.5  # change against the last hour's load, relative, that says nothing against the straight line
+LATELY = 4 * HOUR  # seconds: the load of this time is what a jump is measured against; memory follows later than that
+USUAL_JUMP = 0.5  # change against the load lately, relative, that says nothing against the straight line
 SHRINK = 1e-3  # of base and replicas towards 0 where load alone explains as much
 OUTLIER = 3.0  # deviations from which a sample counts less in the fit (Huber)
 LEAST_LEVEL = 0.2  # of the usual usage: below, relative distances are taken to this
@@ -49,10 +50,11 @@ def blank() -> Arrays:
         "level": np.full(1, math.nan),  # usual usage
         "most_load": np.full(1, math.nan),  # highest load it was fitted to
         "least_load": np.full(1, math.nan),
-        "lately": np.full(1, math.nan),  # load of the last hour
+        "lately": np.full(1, math.nan),  # load of the last hours
         "replicas": np.full(1, math.nan),
         "replicas_at": np.zeros(1),
         "rest": np.full((1, SLOTS), math.nan),  # relative, of the newest samples
+        "guess": np.zeros((1, SLOTS)),  # deviation of those that the straight line itself may be off by
         "hour": np.zeros((1, HOURS)),  # relative, usual at this hour of the day
         "hour_seen": np.zeros((1, HOURS)),
         "past": past,
@@ -118,10 +120,15 @@ def judged(state: Arrays, sample: Sample, step_seconds: float) -> tuple[Arrays, 
     jump = np.minimum(np.nan_to_num(jump, posinf=_MOST_JUMP), _MOST_JUMP)
     jump = np.maximum(jump - USUAL_JUMP, 0.0)
     guess = MISFIT * np.fmax(_beyond(state, x), jump)
-    recent = np.where(np.isnan(lately), x, lately + min(1.0, step_seconds / HOUR) * (x - lately))
+    recent = np.where(np.isnan(lately), x, lately + min(1.0, step_seconds / LATELY) * (x - lately))
     a["lately"] = np.where(np.isnan(x), lately, recent)
+    guesses = np.array(state["guess"], dtype=np.float64)
+    guesses[:, :-1] = guesses[:, 1:]
+    guesses[:, -1] = np.where(np.isnan(rest), guesses[:, -2], guess)
+    a["guess"] = guesses
     spread = np.hypot(_wide(state, "spread"), guess)
-    mean_spread = np.hypot(_wide(state, "mean_spread"), guess)
+    # a mean still holds samples of a surge that is over
+    mean_spread = np.hypot(_wide(state, "mean_spread"), np.nan_to_num(_mean(guesses, step_seconds)))
     at_once, lasting = rest / spread, mean / mean_spread
     loud = np.where(np.abs(np.nan_to_num(lasting)) > np.abs(np.nan_to_num(at_once)), lasting, at_once)
     nats = np.minimum(tails.two_sided(loud), residual.MOST_SURPRISE)
