@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forecaster import calibration
-from forecaster.anomaly import feedback, follow
+from forecaster.anomaly import causes, feedback, follow
 from forecaster.anomaly.gathering import Gathering
 from forecaster.cluster_facts import with_hpas
 from forecaster.domain import (
@@ -47,6 +47,7 @@ from forecaster.scaling.new_peak import HighestLoad
 from forecaster.scaling.record import to_json
 from forecaster.starts import Starts
 from forecaster.vigil import Vigil
+from forecaster.watch import SHARE, Watch
 
 DEFAULT_WINDOW = timedelta(minutes=5)  # of rows that scale nothing
 
@@ -66,6 +67,9 @@ class Cycle:
         "tripwires": 1,
         "excluded": 1,
         "groups": 1,
+        "causes": causes.STATE_VERSION,
+        "causes_pods": causes.STATE_VERSION,
+        "causes_incidents": 1,
         "risk": 1,
         "decision": decision.STATE_VERSION,
         "decision_merged": 1,
@@ -92,7 +96,9 @@ class Cycle:
         self._source, self._timer, self._hpas = source, timer, hpas
         self._step = int(step.total_seconds())
         self._foresight = Foresight(forecasters, step)
-        self._vigil = Vigil(step, LEVELS, alarms_budget, span)
+        self._budget = alarms_budget
+        self._vigil = Vigil(step, LEVELS, _of_series(specs, alarms_budget), span)
+        self._watch = Watch(self._step, alarms_budget)
         self._deciding = Deciding(interval)
         self._highest = HighestLoad()
         self._most_load: FloatArray = np.zeros(0)
@@ -156,6 +162,7 @@ class Cycle:
             notices=notices,
             recent=self._recent,
             band=self._vigil.band,
+            resources=self._watch.status(),
             rejected_rows=dict(self._foresight.rejected),
         )
 
@@ -169,6 +176,7 @@ class Cycle:
         others = keys != self._foresight.keys or not self._series
         self._foresight.align(keys, series)
         self._vigil.align(keys, series)
+        self._watch.align(keys, series)
         self._series = series
         self._row_of = {one.workload: row for row, one in enumerate(series) if one.role == LOAD}
         self._resources = {}
@@ -216,9 +224,14 @@ class Cycle:
         before = {key: list(spans) for key, spans in self._vigil.excluded.items()}
         self._vigil.step(head, observed, reading.series_count, ready, masked, reading.reasons)
         assert self._vigil.followed is not None
+        assert self._vigil.faults is not None
+        faulty = np.asarray(self._vigil.faults.kind) != 0
+        faulty |= np.array([bool(said) for said in reading.reasons], dtype=np.bool_)
+        self._watch.step(head, observed, reading.limits, ready, masked, faulty)
         self._accounts = self._vigil.accounts
         facts = {one.workload.name: one.facts for one in scaled if one.facts is not None}
         found = (*self._vigil.open_incidents(), *self._vigil.followed.closed)
+        found += (*self._watch.open_incidents(), *self._watch.closed_incidents())
         self._gathering.step(found, facts, self._events, reading.now, len(reading.workloads))
         self._foresight.restart(self._vigil.new_regime())
         if self._vigil.excluded == before:
@@ -413,8 +426,9 @@ class Cycle:
     def reconfigure(self, specs: Sequence[WorkloadSpec], alarms_budget: float | None = None) -> None:
         """Takes other workloads between two cycles; those that stay keep all that was learned of them."""
         self.history.reconfigure(specs)
-        if alarms_budget is not None:
-            self._vigil.spend(alarms_budget)
+        self._budget = self._budget if alarms_budget is None else alarms_budget
+        self._vigil.spend(_of_series(specs, self._budget))
+        self._watch.per_week = self._budget
 
     def take_model(self, forecasters: Make, measured: Starts | None = None) -> None:
         """Another chain from the next cycle on; `measured` is where rows begin that get its new model."""
@@ -427,6 +441,7 @@ class Cycle:
         return {
             **self._foresight.dump(),
             **self._vigil.dump(),
+            **self._watch.dump(),
             **self._gathering.dump(),
             **self._deciding.dump(),
         }
@@ -437,10 +452,16 @@ class Cycle:
             self._notices.append(Reason(ReasonCode.CALIBRATING, text))
         try:
             self._vigil.restore(states)
+            self._watch.restore(states)
             self._gathering.restore(states)
         except InputError as error:
             raise ValueError(str(error)) from error
         self._deciding.restore(states)
+
+
+def _of_series(specs: Sequence[WorkloadSpec], budget: float) -> float:
+    """What the kinds of single series may spend: kinds with a cause have their share where there are resources."""
+    return budget * (1 - SHARE) if any(spec.resources for spec in specs) else budget
 
 
 def _teller(one: Decided) -> Told:

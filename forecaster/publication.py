@@ -57,6 +57,18 @@ class WorkloadStatus:
     max_replicas: int | None = None  # highest floor allowed
 
 
+@dataclass(frozen=True, slots=True)
+class ResourceStatus:
+    """What is published of one resource of a workload."""
+
+    workload: str
+    resource: str
+    seconds_to_limit: Mapping[str, float]  # level, such as "0.5" -> seconds; +Inf: none in sight. Empty: unknown
+    usage_per_load: float | None
+    usage_per_load_low: float | None  # 90 % interval
+    usage_per_load_high: float | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Recent:
     """The newest part of the history, copied: the grids themselves are written on while a page is drawn.
@@ -108,4 +120,5 @@ class Publication:
     notices: tuple[Reason, ...] = ()  # about the service as a whole: Prometheus out of reach, bad configuration
     recent: Recent | None = None  # of the load, for charts
     band: Band | None = None
+    resources: tuple[ResourceStatus, ...] = ()
     rejected_rows: Mapping[str, int] = field(default_factory=dict)  # forecaster -> rows it lost so far, see Foresight

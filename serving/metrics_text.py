@@ -45,6 +45,8 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "forecaster_anomaly_upper_bound": ("gauge", "Upper end of what was expected now."),
     "forecaster_anomaly_active": ("gauge", "1 for each series of each open incident."),
     "forecaster_false_alarm_budget_used_ratio": ("gauge", "Alarms of the last ten weeks over what the budget allows."),
+    "forecaster_time_to_limit_seconds": ("gauge", "Time until a resource reaches its limit; +Inf: none in sight."),
+    "forecaster_usage_per_load": ("gauge", "Usage of a resource for each unit of load, as learned."),
     "forecaster_cycles_total": ("counter", "Cycles that were finished and published."),
     "forecaster_cycle_failures_total": ("counter", "Cycles that raised an error."),
     "forecaster_cycle_overruns_total": ("counter", "Due times that were skipped because a cycle ran late."),
@@ -173,6 +175,7 @@ def workloads_text(publication: Publication) -> bytes:
         if one.budget_used_ratio is not None and math.isfinite(one.budget_used_ratio)
     ]
     parts.append(_family(name, lines))
+    parts += _resources(publication)
     parts += _anomalies(publication)
     models = sorted({one.model_version for one in works})
     name = "forecaster_model_info"
@@ -212,6 +215,20 @@ def _level(values: FloatArray, levels: tuple[float, ...], wanted: float) -> Floa
     if wanted in levels:
         return values[:, levels.index(wanted)]
     return at_level(values, levels, wanted) if len(levels) > 1 else values[:, 0]
+
+
+def _resources(publication: Publication) -> list[str]:
+    limit, cost = "forecaster_time_to_limit_seconds", "forecaster_usage_per_load"
+    times, costs = [], []
+    for one in publication.resources:
+        label = f'workload="{escaped(one.workload)}",resource="{escaped(one.resource)}"'
+        times += [
+            f'{limit}{{{label},quantile="{level}"}} {"+Inf" if math.isinf(value) else repr(value)}\n'
+            for level, value in one.seconds_to_limit.items()
+        ]
+        if one.usage_per_load is not None and math.isfinite(one.usage_per_load):
+            costs.append(f"{cost}{{{label}}} {one.usage_per_load!r}\n")
+    return [_family(limit, times), _family(cost, costs)]
 
 
 def _anomalies(publication: Publication) -> list[str]:

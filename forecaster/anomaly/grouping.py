@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from forecaster.anomaly import datafault
+from forecaster.anomaly import datafault, saturation
 from forecaster.domain import Incident, Nearby, Part
 
 NEAR_STEPS, NEAR_LEAST = 5, timedelta(minutes=5)  # how far apart onsets of one incident may lie
@@ -64,7 +64,7 @@ def step(
     groups: list[list[Part]] = [list(one.parts) for one in before.open]
     at = {part.id: i for i, parts in enumerate(groups) for part in parts}
     sentence: dict[str, str] = {}
-    by_workload: dict[tuple[str, bool], list[int]] = {}
+    by_workload: dict[tuple[str, str], list[int]] = {}
     for i, parts in enumerate(groups):
         by_workload.setdefault(_family(parts[0]), []).append(i)
     present = set()
@@ -92,9 +92,9 @@ def step(
     return _with_common_cause(before, made, now, near, workloads)
 
 
-def _family(part: Part) -> tuple[str, bool]:
-    """What may become one incident: faults of the data are told apart from anomalies."""
-    return part.workload, part.kind == datafault.KIND
+def _family(part: Part) -> tuple[str, str]:
+    """What may become one incident: faults of the data, and what will run full, are told apart from anomalies."""
+    return part.workload, part.kind if part.kind in (datafault.KIND, saturation.KIND) else ""
 
 
 def _place(groups: Sequence[Sequence[Part]], candidates: Iterable[int], part: Part, near: timedelta) -> int | None:

@@ -11,6 +11,7 @@ import pytest
 
 from forecaster.domain import Candidate
 from forecaster.errors import InputError
+from forecaster.publication import ResourceStatus
 from forecaster.reasons import Reason, ReasonCode
 from serving import metrics_text
 from serving.health import Health
@@ -186,3 +187,15 @@ def test_every_metric_is_declared_with_type_and_help() -> None:
     assert {key: metrics_text.FAMILIES[key] for key in told.types} == {
         key: (kind, told.helps[key]) for key, kind in told.types.items()
     }
+
+
+def test_time_to_a_limit_and_cost_stand_in_the_metrics() -> None:
+    times = {"0.1": 3600.0, "0.5": 7200.5, "0.9": float("inf")}
+    memory = ResourceStatus("checkout", "memory", times, None, None, None)
+    cpu = ResourceStatus("checkout", "cpu", {}, 0.02, 0.019, 0.021)
+    text = metrics_text.workloads_text(replace(publication(), resources=(memory, cpu)))
+    name = "forecaster_time_to_limit_seconds"
+    assert value(text, name, workload="checkout", resource="memory", quantile="0.5") == 7200.5
+    assert value(text, name, workload="checkout", resource="memory", quantile="0.9") == float("inf")
+    assert value(text, "forecaster_usage_per_load", workload="checkout", resource="cpu") == 0.02
+    assert b'resource="cpu",quantile' not in text

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.anomalies import report, run
-from training.anomalies.detectors import taking_part
-from training.anomalies.faults import measured_faults
+from training.anomalies.causes import Causes
+from training.anomalies.detectors import Detector, taking_part
+from training.anomalies.faults import WorkloadDetector, measured_faults
 from training.anomalies.nulls import measured_nulls
 
 SEED = 0
+CAUSES = "causes"  # our kinds that see a whole workload: among the injected faults only, where no model is picked
 Stages = Callable[[str, float], None]
 
 
@@ -42,8 +44,11 @@ def benchmark(asked: Asked, as_json: bool, stages: Stages, width: int | None) ->
     if asked.nulls:
         nulls = measured_nulls(told.cases, detectors, SEED, asked.processes, lambda share: stages("null series", share))
     if asked.faults:
+        of_workloads: dict[str, Detector | WorkloadDetector] = {**detectors}
+        if asked.models is None:
+            of_workloads[CAUSES] = Causes()
         faults = measured_faults(
-            detectors, asked.faults, SEED, asked.processes, lambda share: stages("injected faults", share)
+            of_workloads, asked.faults, SEED, asked.processes, lambda share: stages("injected faults", share)
         )
     if asked.png is not None:
         from training.anomalies.picture import picture

@@ -80,7 +80,7 @@ def measured_faults(
 
 def _kind_of(kind: Kind, name: str, detector: Detector | WorkloadDetector, count: int, seed: int) -> list[FaultRow]:
     them = [run_of(kind, seed, number) for number in range(count)]
-    scores = [scores_of(detector, run.observed, kind.signal) for run in them]
+    scores = scores_of_all(detector, [run.observed for run in them], kind.signal)
     out = []
     for budget in BUDGETS:
         limits = learned(scores, [run.observed.times for run in them], budget)
@@ -99,6 +99,14 @@ def scores_of(detector: Detector | WorkloadDetector, observed: Observed, signal:
     values = getattr(observed, signal)
     each = [detector.scores(row, observed.step, observed.times) for row in np.atleast_2d(values)]
     return np.asarray(np.fmax.reduce(each), dtype=np.float64)
+
+
+def scores_of_all(detector: Detector | WorkloadDetector, them: Sequence[Observed], signal: str) -> list[FloatArray]:
+    """`scores_of` each; a detector that has `scores_of_all` is given all at once, for it steps over many faster."""
+    together = getattr(detector, "scores_of_all", None)
+    if together is not None:
+        return [np.asarray(one, dtype=np.float64) for one in together(them)]
+    return [scores_of(detector, one, signal) for one in them]
 
 
 def _kept(limit: FloatArray, onset: int) -> FloatArray:

@@ -1,0 +1,82 @@
+"""From a cycle's rows to resources and back: who is whose, what is published, what a restart keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from forecaster.domain import LOAD, FloatArray, SeriesKey
+from forecaster.watch import Watch
+
+T0, STEP = 1_767_571_200, 600
+DAY = 86_400 // STEP
+SERIES = (SeriesKey("shop", "memory"), SeriesKey("shop", LOAD), SeriesKey("bare", LOAD), SeriesKey("shop", "cpu"))
+KEYS = ("shop#1/memory", "shop#1/load", "bare#2/load", "shop#1/cpu")
+
+
+def observed(j: int, leak: float) -> FloatArray:
+    rng = np.random.default_rng(j)
+    load = 100 * (1.5 + np.sin(2 * np.pi * j / DAY)) * np.exp(rng.normal(0, 0.03))
+    memory = 0.3 + 0.0005 * load + leak * j * STEP / 3_600 + rng.normal(0, 0.002)
+    return np.array([memory, load, 5.0, (0.5 + 0.02 * load) * np.exp(rng.normal(0, 0.01))])
+
+
+def watched(steps: int, leak: float = 0.008) -> Watch:
+    watch = Watch(STEP, 0.1)
+    watch.align(KEYS, SERIES)
+    for j in range(steps):
+        walk(watch, j, leak)
+    return watch
+
+
+def walk(watch: Watch, j: int, leak: float = 0.008) -> None:
+    limits, ready = np.array([1.0, np.nan, np.nan, np.nan]), np.array([np.nan, 3.0, 1.0, np.nan])
+    quiet = np.zeros(4, dtype=np.bool_)
+    watch.step(T0 + (j + 1) * STEP, observed(j, leak), limits, ready, quiet, quiet)
+
+
+def test_resources_are_watched_with_the_load_beside_them() -> None:
+    watch = watched(3 * DAY)
+    assert watch.keys == ("shop#1/memory", "shop#1/cpu")
+    memory, cpu = watch.status()
+    assert (memory.workload, memory.resource, cpu.resource) == ("shop", "memory", "cpu")
+    assert cpu.usage_per_load == pytest.approx(0.02, rel=0.05)
+    assert cpu.usage_per_load_low is not None
+    assert cpu.usage_per_load_low < 0.02
+    assert cpu.seconds_to_limit == {}  # it has no limit
+    assert list(memory.seconds_to_limit) == ["0.1", "0.5", "0.9"]
+    assert 0 < memory.seconds_to_limit["0.5"] < 24 * 3600
+    assert "saturation" in [one.kind for one in watch.open_incidents()]
+
+
+def test_a_restart_and_another_order_of_rows_change_nothing() -> None:
+    watch, again = watched(3 * DAY), Watch(STEP, 0.1)
+    again.restore(watch.dump())
+    assert again.open_incidents() == watch.open_incidents()
+    again.align(KEYS, SERIES)
+    walk(watch, 3 * DAY)
+    walk(again, 3 * DAY)
+    assert again.status() == watch.status()
+    assert again.open_incidents() == watch.open_incidents()
+    turned = Watch(STEP, 0.1)
+    turned.restore(watch.dump())
+    turned.align(KEYS[::-1], SERIES[::-1])
+    assert turned.open_incidents() == watch.open_incidents()
+    assert turned.keys == ("shop#1/cpu", "shop#1/memory")
+
+
+def test_before_the_first_step_nothing_is_said() -> None:
+    watch = Watch(STEP, 0.1)
+    watch.align((), ())
+    assert watch.status() == ()
+    assert watch.closed_incidents() == ()
+    assert watch.evidence() == {}
+
+
+def test_a_load_that_cannot_be_trusted_says_nothing_of_its_resources() -> None:
+    watch = watched(10)
+    faulty = np.array([False, True, False, False])
+    quiet = np.zeros(4, dtype=np.bool_)
+    watch.step(T0 + 11 * STEP, observed(10, 0), np.ones(4), np.ones(4), quiet, faulty)
+    assert watch.found is not None
+    assert all(np.isnan(score).all() or kind == "saturation" for kind, score in watch.found.scores.items())
