@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from forecaster import calibration
 from forecaster.accuracy import mean_quantile_losses
-from forecaster.domain import BoolArray, FloatArray, Forecast, IntArray
+from forecaster.domain import BoolArray, Context, FloatArray, Forecast, IntArray
 from forecaster.reasons import Reason
 from forecaster.rows import Rows
 
@@ -163,6 +163,44 @@ def _nearest(horizons: Sequence[int], windows: IntArray) -> IntArray:
     """(row,) index of the followed horizon that is nearest to each window, in the logarithm."""
     away = np.abs(np.log(np.asarray(horizons, dtype=np.float64))[None, :] - np.log(np.maximum(windows, 1))[:, None])
     return np.asarray(away.argmin(axis=1))
+
+
+def with_prior(state: Rows, layout: Layout, context: Context, told: Sequence[tuple[int, Sequence[Forecast]]]) -> Rows:
+    """State whose rows without a single judged forecast start from those of a back-test.
+
+    `told`: by column of the context's fine grid, what the forecasters said there of the followed horizons, from what
+    was known there. What came is in the context; a sample that is masked or not there judges nothing. Origins that lie
+    closer together than a horizon count for less.
+    """
+    new = np.asarray(state.arrays["windows"]).sum(axis=(1, 2)) == 0
+    if not new.any() or not told:
+        return state
+    values = np.asarray(context.fine.values, dtype=np.float64)
+    if context.masked is not None:
+        values = np.where(context.masked, np.nan, values)
+    a: dict[str, NDArray[Any]] = dict(state.arrays)
+    for name in ("loss", "beside", "windows", "updated_at"):
+        a[name] = a[name].copy()
+    columns = [column for column, _ in told]
+    apart = (max(columns) - min(columns)) / max(len(columns) - 1, 1)
+    for column, forecasts in told:
+        levels = [forecasts[0].levels.index(level) for level in LEVELS]
+        for h, steps in enumerate(layout.horizons):
+            if column + steps >= values.shape[1]:
+                break
+            said = np.stack([forecast.values[:, h][:, levels] for forecast in forecasts], axis=1)
+            loss = mean_quantile_losses(values[:, column + steps], said, LEVELS)
+            beside = loss[:, [layout.reference]]
+            both = ~np.isnan(loss) & ~np.isnan(beside) & new[:, None]
+            worth = min(1.0, apart / steps) if apart else 1.0
+            a["loss"][:, h] += worth * np.where(both, loss, 0)
+            a["beside"][:, h] += worth * np.where(both, beside, 0)
+            a["windows"][:, h] += worth * both
+            at = int(context.fine.times[column + steps])
+            a["updated_at"][:, h] = np.where(
+                both.any(axis=1), np.maximum(a["updated_at"][:, h], at), a["updated_at"][:, h]
+            )
+    return Rows(state.keys, a)
 
 
 # --- learning --------------------------------------------------------------------------------------------------------

@@ -323,20 +323,21 @@ class Foresight:
         before = Rows(
             tuple(self.keys[row] for row in rows.tolist()), {n: a[rows] for n, a in self.skill.arrays.items()}
         )
-        request = ForecastRequest(np.array([1], dtype=np.int64), LEVELS, windows[rows])
-        trial = self._make()
+        request = ForecastRequest(self._followed, LEVELS, windows[rows])
+        trial, here, told = self._make(), only(context, rows), list[tuple[int, Sequence[Forecast]]]()
 
         def ask(past: Context) -> Sequence[Forecast]:
             alone = [answer_of(forecaster, past, request)[0] for forecaster in trial]
+            told.append((past.fine.values.shape[1] - 1, alone))
             return self._with_mixture(alone, blend.blank(before.keys, self.mixture))
 
-        after = skill.with_prior(before, self.chain, only(context, rows), ask, request.windows)
+        after = skill.with_prior(before, self.chain, here, ask, request.windows)
+        if told:
+            known = Rows(before.keys, {n: a[rows] for n, a in self.blend.arrays.items()})
+            self.blend = replaced(self.blend, rows, blend.with_prior(known, self.mixture, here, told))
         if after is before:
             return
-        arrays = {name: array.copy() for name, array in self.skill.arrays.items()}
-        for name, array in after.arrays.items():
-            arrays[name][rows] = array
-        self.skill = Rows(self.keys, arrays)
+        self.skill = replaced(self.skill, rows, after)
 
     def _saturated_in(self, times: IntArray) -> BoolArray | None:
         first = int(times[0])
@@ -348,6 +349,14 @@ class Foresight:
                     flags = np.zeros((len(self.keys), len(times)), dtype=np.bool_)
                 flags[:, column] |= rows
         return flags
+
+
+def replaced(state: Rows, rows: IntArray, by: Rows) -> Rows:
+    """The same with other arrays for `rows` (row,), in their order."""
+    arrays = {name: array.copy() for name, array in state.arrays.items()}
+    for name, array in by.arrays.items():
+        arrays[name][rows] = array
+    return Rows(state.keys, arrays)
 
 
 def _demand(values: FloatArray, saturated: BoolArray | None) -> FloatArray:

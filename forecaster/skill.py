@@ -254,7 +254,7 @@ def with_prior(
         return state
     a: dict[str, NDArray[Any]] = {name: array.copy() for name, array in state.arrays.items()}
     times = context.fine.times
-    places = np.unique(np.linspace(width - 1 - reach, width - 1 - longest, origins).round().astype(np.int64))
+    places = _places(width, reach, longest, origins)
     worth = min(_PRIOR_MOST / len(places), float(reach) / max(longest, 1) / len(places), 4.0)
     for place in places:
         past = until(context, int(place))
@@ -272,6 +272,22 @@ def with_prior(
         a["windows"] += worth * both
         a["updated_at"] = np.where(both.any(axis=1), int(times[place + longest]), a["updated_at"])
     return Rows(state.keys, a)
+
+
+def back_test(
+    context: Context, ask: Callable[[Context], Sequence[Forecast]], origins: int = 8
+) -> list[tuple[int, Sequence[Forecast]]]:
+    """What `ask` gives at origins of the newest day, by column of the fine grid; none where the past is too short."""
+    width = context.fine.values.shape[1]
+    reach = min(_PRIOR_SECONDS // int(context.fine.step.total_seconds()), width // 2)
+    if reach < 2:
+        return []
+    return [(int(place), ask(until(context, int(place)))) for place in _places(width, reach, 1, origins)]
+
+
+def _places(width: int, reach: int, longest: int, origins: int) -> IntArray:
+    """Columns of the newest `reach`, evenly apart, with `longest` known columns after each."""
+    return np.unique(np.linspace(width - 1 - reach, width - 1 - longest, origins).round().astype(np.int64))
 
 
 def until(context: Context, column: int) -> Context:

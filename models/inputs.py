@@ -32,7 +32,13 @@ from models.wall_clock import DAY
 POINTS = 13  # candidates that are one value
 DISTRIBUTIONS = 7  # candidates with a spread
 CANDIDATES = POINTS + DISTRIBUTIONS
-CHANGE, DAY_LEVEL, WEEK_LEVEL = 0, 2, 3  # of the distributions: the changes, the last day, the last week
+CHANGE, DAY_LEVEL, WEEK_LEVEL, SAME_HOUR = (
+    0,
+    2,
+    3,
+    4,
+)  # of the distributions: the changes, the last day, the last week, …
+DAY_AGO, WEEK_AGO = 6, 11  # of the points: the values at the same time of a day and of one or two weeks before
 
 _BLOCK = 256  # rows that are worked on together: their arrays stay in the cache
 _QUERIES = 16_384  # at most so many queries of rows together: they need 1 kB each

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from forecaster import grid
-from forecaster.domain import FloatArray, ForecastRequest, SeriesKey
+from forecaster import blend, grid, skill
+from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, SeriesKey
 from forecaster.errors import InputError
+from forecaster.foresight import LEVELS, REFERENCE, horizons, name_of
 from forecaster.ports import Forecaster, MetricSource
 from forecaster.promql import limits_for_untrusted
 from forecaster.reasons import Reason, ReasonCode
@@ -86,15 +87,17 @@ def _group(
     steps = int(first.horizon / first.step)
     asked = tuple(first.quantiles)
     levels = tuple(sorted({*asked, 0.5}))
-    horizons = np.arange(1, steps + 1, dtype=np.int64)
-    request = ForecastRequest(horizons, levels, np.full(len(series), min(steps, 10), dtype=np.int64))
+    request = ForecastRequest(
+        np.arange(1, steps + 1, dtype=np.int64), levels, np.full(len(series), min(steps, 10), dtype=np.int64)
+    )
     columns = [levels.index(level) for level in asked]
     out: list[dict[str, Any] | None] = [None] * len(series)
+    chain = forecasters()
+    answered = [forecaster.forecast(context, request) for forecaster in chain]
+    if len(chain) > 1:
+        answered.insert(0, _mixed(context, request, chain, answered, forecasters))
     why: list[Reason | None] = [None] * len(series)
-    for forecaster in forecasters():
-        if all(out):
-            break
-        forecast = forecaster.forecast(context, request)
+    for forecast in answered:
         for i, reason in enumerate(forecast.missing):
             if out[i] is not None:
                 continue
@@ -113,3 +116,26 @@ def _group(
     nothing = {"origin": origin, "step": in_words(first.step), "quantiles": asked, "values": [], "modelVersion": "none"}
     unknown = Reason(ReasonCode.MODEL_UNAVAILABLE, "no forecaster gave an answer")
     return [one or {**nothing, "reason": reason_json(why[i] or unknown)} for i, one in enumerate(out)]
+
+
+def _mixed(
+    context: Context,
+    request: ForecastRequest,
+    chain: Sequence[Forecaster],
+    answers: Sequence[Forecast],
+    forecasters: Callable[[], Sequence[Forecaster]],
+) -> Forecast:
+    """The mixture of the chain, weighted as the service weighs a new series: by a back-test on its newest day."""
+    step = int(context.fine.step.total_seconds())
+    names = tuple(name_of(forecaster) for forecaster in chain)
+    followed = horizons(step)[1]
+    layout = blend.Layout(step, tuple(followed.tolist()), names, names.index(REFERENCE))
+    keys = [f"{i}" for i in range(len(context.fine.keys))]
+    trial = forecasters()  # of their own: they are led back in time
+    asked = ForecastRequest(followed, LEVELS, request.windows)
+
+    def ask(past: Context) -> Sequence[Forecast]:
+        return [forecaster.forecast(past, asked) for forecaster in trial]
+
+    weights = blend.with_prior(blend.blank(keys, layout), layout, context, skill.back_test(context, ask))
+    return blend.mixed(weights, layout, answers, blend.label(chain[0].version))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forecaster import blend
 from forecaster.blend import Layout
-from forecaster.domain import BoolArray, FloatArray, Forecast
+from forecaster.domain import BoolArray, Calendar, Context, FloatArray, Forecast, SeriesBatch, SeriesKey
 from forecaster.reasons import ReasonCode
 from forecaster.rows import Rows
 from tests.forecaster.forecasts import LEVELS, NOW, forecast_of
@@ -281,3 +281,24 @@ def test_another_layout_is_another_version(other: Layout) -> None:
 def test_a_row_that_none_answers_says_why() -> None:
     mixture = blend.mixed(blend.blank(["a"], LAYOUT), LAYOUT, said(LAYOUT, 0, [[np.nan, np.nan]] * 3), "blend/x")
     assert [reason and reason.code for reason in mixture.missing] == [ReasonCode.NO_DATA]
+
+
+def test_a_back_test_decides_before_anything_was_judged_live() -> None:
+    batch = SeriesBatch((SeriesKey("a"),), NOW, timedelta(seconds=STEP), np.full((1, 200), 100.0))
+    context = Context(batch, batch, Calendar(("UTC",)))
+    misses = [[40.0, 40.0], [0.5, 0.5], [10.0, 10.0]]  # the network, whose prior is the best, is far off
+    told = [(column, said(LAYOUT, column - 199, misses)) for column in range(20, 190, 20)]
+    state = blend.with_prior(blend.blank(["a"], LAYOUT), LAYOUT, context, told)
+    assert (blend.weights(state, LAYOUT, ALL)[0, :, 1] > 0.9).all()
+    assert blend.with_prior(state, LAYOUT, context, told) is state, "what was judged is not judged again"
+
+
+def test_what_is_masked_or_still_to_come_judges_nothing() -> None:
+    batch = SeriesBatch((SeriesKey("a"),), NOW, timedelta(seconds=STEP), np.full((1, 200), 100.0))
+    masked = Context(batch, batch, Calendar(("UTC",)), masked=np.ones((1, 200), dtype=np.bool_))
+    blank = blend.blank(["a"], LAYOUT)
+    some = said(LAYOUT, -9, [[40.0, 40.0], [0.5, 0.5], [10.0, 10.0]])
+    assert (blend.with_prior(blank, LAYOUT, masked, [(190, some)]).arrays["windows"] == 0).all()
+    known = Context(batch, batch, Calendar(("UTC",)))
+    windows = blend.with_prior(blank, LAYOUT, known, [(197, some)]).arrays["windows"]
+    assert (windows[0] > 0).tolist() == [[True] * 3, [False] * 3], "the horizon of five steps lies ahead"

@@ -272,7 +272,7 @@ def test_a_series_that_is_too_short_says_so_and_exits_1(run: Run, tmp_path: Path
 def test_the_terminal_and_the_picture_show_the_forecast(run: Run, tmp_path: Path) -> None:
     file, picture = tidy(tmp_path / "load.csv", gap=slice(600, 640)), tmp_path / "out.png"
     code, out, _ = run("forecast", "--data", str(file), "--horizon", "6h", "--png", str(picture))
-    assert code == 0 and "network/" in out and any("⠀" < mark <= "⣿" for mark in out)
+    assert code == 0 and "blend/network-" in out and any("⠀" < mark <= "⣿" for mark in out)
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 10_000
     said = one_line(run("forecast", "--data", str(file), "--png", str(tmp_path / "none" / "x.png")))
     assert "cannot be written" in said

@@ -33,7 +33,7 @@ def test_three_days_of_a_daily_load_are_continued() -> None:
     assert values.shape == (12, 3)
     assert (np.diff(values, axis=1) >= 0).all()
     np.testing.assert_allclose(values[:, 1], curve[-12:], rtol=0.1)
-    assert str(told["modelVersion"]).startswith("network/")
+    assert str(told["modelVersion"]).startswith("blend/network-")
 
 
 def test_a_handful_of_values_has_no_forecast_and_says_why() -> None:
