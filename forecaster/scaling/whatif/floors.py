@@ -1,6 +1,6 @@
 """Floors of a whole past at once: the rules of `decision.decide`, tick by tick, and the risk dial of `risk.judge`.
 
-Plain functions over arrays that mean the same interpreted and compiled. They are the live rules written without objects,
+Plain functions over arrays that mean the same interpreted and compiled. They are the live rules, without objects,
 for the case that a receipt needs: a forecast at each tick, one workload, no schedule, no override, no fault; the tests
 hold them to `decide`, `judge` and `issue`. A tick is 15 s, the decision interval.
 """
@@ -55,7 +55,7 @@ def needs(peaks: FloatArray, levels: tuple[float, ...], wanted: FloatArray, capa
 
 
 def capped(need: IntArray, most_load: FloatArray, capacity: float) -> IntArray:
-    """The forecast's word (tick, …) within 1.5 x the need of the highest load (tick,) of 14 days; `allowNewPeak` off."""
+    """The forecast's word (tick, …) within 1.5 x the need of the highest load (tick,) of 14 days: no `allowNewPeak`."""
     most = np.ceil(np.round(most_load / capacity, 6))
     limit = np.maximum(np.ceil(np.round(decision.NEW_PEAK_RATIO * most, 6)), 1.0)
     limit = np.where(np.isfinite(most_load), limit, np.iinfo(np.int32).max).astype(np.int64)
@@ -111,7 +111,7 @@ def _shape(rules: FloorRules) -> FloatArray:
 
 
 def run(need: Any, out: Any, load: Any, levels: Any, shape: Any, dial: Any, kind: int) -> None:
-    """`need` (tick, level) to `out` (tick,); with a dial the column turns with `load`, and `levels` (tick,) says how."""
+    """`need` (tick, level) to `out` (tick,); with a dial the column turns with `load`, `levels` (tick,) says how."""
     own, most, hold = int(shape[0]), int(shape[1]), shape[2]
     times, wants = np.zeros(_KEPT), np.zeros(_KEPT, dtype=np.int64)
     count = 0

@@ -1,9 +1,9 @@
 """Quantiles of the window's maximum that a forecaster would have given at each tick of the past. Strictly causal.
 
-All days of a series run side by side: row d of a context is the series as it stood d days after the first row, so that
-all rows share the time of day. A forecaster keeps its parameters for a day and sees new samples at each step. That is
-coarser than the service, which renews them every two hours, mixes several forecasters and calibrates each: its own code
-would take hours for a fortnight. Between steps `reanchor.reanchored` moves the peak with the newest tick.
+All days of a series run side by side: row d of a context is the series as it stood d days after the first row, so
+that all rows share the time of day. A forecaster keeps its parameters for a day and sees new samples at each step. That
+is coarser than the service, which renews them every two hours, mixes several forecasters and calibrates each: its own
+code would take hours for a fortnight. Between steps `reanchor.reanchored` moves the peak with the newest tick.
 """
 
 from __future__ import annotations

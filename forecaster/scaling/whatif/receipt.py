@@ -14,6 +14,7 @@ import numpy as np
 from forecaster.domain import FloatArray, IntArray
 from forecaster.scaling.cluster import Service
 from forecaster.scaling.whatif import measures, rivals
+from forecaster.scaling.whatif.hours import Hour, worst_hours
 from forecaster.scaling.whatif.measures import Change, Entry
 from forecaster.scaling.whatif.play import Figures, Played, oracle_played, play
 from forecaster.scaling.whatif.settings import FEWER, FLOORS, HPAS, SAFETY, Floors, Setting, service_of
@@ -69,6 +70,7 @@ class Receipt:
     is_reachable: bool  # some HPA alone keeps the reference risk on training
     ours: Setting  # of the default
     floors: IntArray | None  # of the default, (tick,)
+    hours: tuple[Hour, ...] = ()  # the worst ones
 
     def row(self, policy: str) -> Row:
         return next(one for one in self.rows if one.policy == policy)
@@ -98,7 +100,7 @@ def receipt_of(
 ) -> Receipt:
     """`peaks` (tick, level) of our chain's, `persistence` likewise of the last value's; see `peaks.on_ticks`.
 
-    `points`: every setting is played on the test part too, for the picture of the frontier.
+    `points`: every setting is played on the test part too, for the frontier, and the worst hours are looked at.
     """
     alone = _family(trial, HPAS, None)
     tuned = measures.cheapest_within(alone.training.upt(), alone.training.cost(), risk)
@@ -142,6 +144,7 @@ def receipt_of(
         is_reachable=is_reachable,
         ours=own,
         floors=ours.of(own),
+        hours=worst_hours(trial, own, ours.of(own), peaks) if points else (),
     )
 
 

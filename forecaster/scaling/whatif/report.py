@@ -189,18 +189,18 @@ def as_text(told: Told, most: int = 12) -> str:
     """Tables: each service's policies where they are few, else what all of them come to."""
     parts = []
     for name, one in (told.recorded or {}).items():
-        parts.append(_recorded_line(name, one))
+        parts.append(recorded_line(name, one))
     parts += [_one(one, told.price) for one in told.receipts[:most]]
     if len(told.receipts) > most:
         parts.append(f"{len(told.receipts)} receipts, {most} shown; all of them with --json.")
     if len(told.receipts) > 1:
-        parts.append(_all(told))
+        parts.append(all_text(told))
     if told.left_out:
         parts.append("\n".join([f"Left out, {len(told.left_out)}:", *(f"  {why}" for _, why in told.left_out)]))
     return "\n\n".join(parts)
 
 
-def _recorded_line(name: str, one: Recorded) -> str:
+def recorded_line(name: str, one: Recorded) -> str:
     said = f"{name}: the simulated HPA's replicas differ from the recorded ones by {one.difference:.0%} on average"
     if not one.samples:
         return f"{name}: no replicas of its HPA are recorded: whether the simulation fits is not known"
@@ -228,13 +228,7 @@ def _one(one: Receipt, price: float | None) -> str:
             f"{100 * f.unmet_load:>7.3f}% {f.scale_events:>7} {f.reversals:>9}  {row.words}"
         )
     lines.append("  beside the tuned HPA, in the test part (90 % interval over days):")
-    for pair in one.pairs:
-        if pair.policy in ("forecaster", "forecaster_free"):
-            lines.append(
-                f"    {pair.policy:<16} {pair.at.replace('_', ' '):<10}  time above capacity {_percent(pair.change.time)}"
-                f" {_span(pair.change.time_interval)}, replica-hours {_percent(pair.change.cost)}"
-                f" {_span(pair.change.cost_interval)}"
-            )
+    lines += [_beside(pair) for pair in one.pairs if pair.policy in ("forecaster", "forecaster_free")]
     if not one.is_reachable:
         lines.append(
             f"  No HPA alone keeps time above capacity at {RISK:.1%} on the training part: the safest is shown."
@@ -247,11 +241,20 @@ def _one(one: Receipt, price: float | None) -> str:
     return "\n".join(lines)
 
 
-def _all(told: Told) -> str:
+def _beside(pair: Pair) -> str:
+    change = pair.change
+    return (
+        f"    {pair.policy:<16} {pair.at.replace('_', ' '):<10}  time above capacity {_percent(change.time)} "
+        f"{_span(change.time_interval)}, replica-hours {_percent(change.cost)} {_span(change.cost_interval)}"
+    )
+
+
+def all_text(told: Told) -> str:
     lines = [
-        "All series, beside the tuned HPA, test part. Equal cost: time above capacity, median [90 % interval over series] "
-        "(pooled);",
-        "replica-hours; both: no dearer than +2 % and time halved. Equal risk: replica-hours; gap to the oracle closed.",
+        "All series, beside the tuned HPA, test part.",
+        "Equal cost: time above capacity, median [90 % interval over series] (pooled);",
+        "replica-hours; both: no dearer than +2 % and time halved.",
+        "Equal risk: replica-hours; share of the gap to the oracle that is closed.",
         f"  {'start-up':>8} {'group':<8} {'policy':<16} {'n':>3}  {'time above capacity':<30} {'cost':>6} {'both':>9}  "
         f"{'events':>6} {'revers.':>7}  {'cost':>6} {'gap':>6}",
     ]
