@@ -25,7 +25,8 @@ class Past:
         self._step = int(series.step.total_seconds())
         self._coarse_step = grid.coarse_step(self._step)
         ratio = self._coarse_step // self._step
-        first = int(series.times[0]) if series.values.shape[1] else 0
+        self._times = series.times
+        first = int(self._times[0]) if series.values.shape[1] else 0
         self._coarse_first = -grid.floor_to(-first, self._coarse_step)  # end of the first coarse interval
         lead = (first - (self._coarse_first - self._coarse_step)) // self._step - 1
         whole = (lead + self._values.shape[1]) // ratio * ratio
@@ -36,7 +37,7 @@ class Past:
     def at(self, column: int, rows: IntArray | None = None) -> Context:
         """What was known at the end of `column`, of some rows or of all; of all without a copy."""
         fine = self._values[:, max(0, column + 1 - FINE_COLUMNS) : column + 1]
-        origin = int(self.series.times[column])
+        origin = int(self._times[column])
         head = grid.floor_to(origin, self._coarse_step)
         end = max((head - self._coarse_first) // self._coarse_step + 1, 0)
         coarse = self._coarse[:, max(0, end - self._columns) : end]

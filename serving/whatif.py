@@ -45,7 +45,7 @@ class Wanted:
     """Trials at their start-up times, and what could not be one."""
 
     trials: list[Trial] = field(default_factory=list)
-    kinds: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     recorded: dict[str, Recorded] | None = None
 
@@ -70,7 +70,7 @@ def from_files(data: Path, stamps_end: bool, start_ups: Sequence[int], size: Siz
     for one in loads:
         if only and only not in one.name:
             continue
-        out.kinds[one.name] = one.kind
+        out.kinds[one.name] = one.groups
         for start_up in start_ups:
             try:
                 out.trials.append(
@@ -111,7 +111,7 @@ def _loads(data: Path, stamps_end: bool, every: bool) -> list[Loaded]:
             except ValueError as error:
                 raise InputError(f"{path}: {error}") from None
             name = series.name if len(files) == 1 else f"{path.stem}/{series.name}"
-            out.append(Loaded(name, "", series.usual_step, times, values))
+            out.append(Loaded(name, ("",), series.usual_step, times, values))
     return out
 
 

@@ -86,6 +86,7 @@ def _add(
     step: int,
     start_ups: Sequence[int],
 ) -> None:
+    out.kinds[one.workload.name] = ("",)
     name, known = one.workload.name, np.flatnonzero(np.isfinite(load))
     if not len(known):
         out.left_out.append((name, f"{name}: no_data: every sample of its load is missing"))

@@ -46,6 +46,7 @@ def test_the_json_holds_the_contract(answered: tuple[dict[str, object], str]) ->
         "pairs",
         "frontier",
         "summary",
+        "dial",
         "recorded",
         "leftOut",
     }

@@ -16,12 +16,13 @@ from forecaster.scaling.cluster import Service
 from forecaster.scaling.whatif import measures, rivals
 from forecaster.scaling.whatif.hours import Hour, worst_hours
 from forecaster.scaling.whatif.measures import Change, Entry
-from forecaster.scaling.whatif.play import Figures, Played, oracle_played, play
-from forecaster.scaling.whatif.settings import FEWER, FLOORS, HPAS, SAFETY, Floors, Setting, service_of
+from forecaster.scaling.whatif.play import Figures, Played, oracle_played, play, ready_of
+from forecaster.scaling.whatif.settings import CALM_HOLD, FEWER, FLOORS, HPAS, SAFETY_RISK, Floors, Setting, service_of
 from forecaster.scaling.whatif.trial import Trial
 
 RISK = 0.005  # reference: what the tuned HPA is tuned for
-DEFAULT = "forecaster"
+DEFAULT, SAFE = "forecaster", "forecaster_safety"
+DIAL = (0.005, 0.01, 0.05)  # asked, to see what it comes to
 EQUAL_COST, EQUAL_RISK = "equal_cost", "equal_risk"
 
 
@@ -70,6 +71,7 @@ class Receipt:
     is_reachable: bool  # some HPA alone keeps the reference risk on training
     ours: Setting  # of the default
     floors: IntArray | None  # of the default, (tick,)
+    dial: Mapping[float, float]  # asked -> what the floors alone came to in the test part
     hours: tuple[Hour, ...] = ()  # the worst ones
 
     def row(self, policy: str) -> Row:
@@ -115,12 +117,13 @@ def receipt_of(
     families["fresh_hpa"] = _family(trial, HPAS, None, fresh=True)
 
     reference = _Chosen(trial, alone, tuned)
-    safe = _safety(trial, ours)
+    user = _Played(trial, trial.service(), None)
+    safe, safe_entry = _safety(trial, ours, user)
     base = reference.training.cost()[0]
     pairs: list[Pair] = []
     entries: dict[str, Entry] = {}
     own = HPAS[tuned]
-    rows = [_user(trial), Row("tuned_hpa", HPAS[tuned].words, reference.test.of(0), reference.training.of(0))]
+    rows = [_user(trial, user), Row("tuned_hpa", HPAS[tuned].words, reference.test.of(0), reference.training.of(0))]
     perfect, perfect_training = oracle_played(trial, "test"), oracle_played(trial, "training")
     for name, family in families.items():
         upt, cost = family.training.upt(), family.training.cost()
@@ -133,6 +136,7 @@ def receipt_of(
         if name == DEFAULT:
             own = at_cost.setting
     rows.append(safe)
+    entries[SAFE] = safe_entry
     rows += _rivals(trial)
     rows.append(Row("oracle", "perfect foresight", perfect.of(0), perfect_training.of(0)))
     return Receipt(
@@ -144,6 +148,7 @@ def receipt_of(
         is_reachable=is_reachable,
         ours=own,
         floors=ours.of(own),
+        dial=_dial(trial, ours),
         hours=worst_hours(trial, own, ours.of(own), peaks) if points else (),
     )
 
@@ -198,29 +203,61 @@ def _entry(
     )
 
 
-def _user(trial: Trial) -> Row:
-    service = trial.service()
+def _user(trial: Trial, user: _Played) -> Row:
     words = f"target {trial.hpa.target} %, stabilization {trial.hpa.stabilization_seconds:.0f} s"
-    return Row("user_hpa", words, *_both(trial, service, None))
+    return Row("user_hpa", words, *user.both)
 
 
-def _safety(trial: Trial, ours: Floors) -> Row:
-    setting = Setting(trial.hpa.target, trial.hpa.stabilization_seconds, 300.0, SAFETY, dialled=True)
-    return Row("forecaster_safety", setting.words, *_both(trial, service_of(trial, setting), ours.of(setting)))
+def _safety(trial: Trial, ours: Floors, user: _Played) -> tuple[Row, Entry]:
+    """A dialled floor on the user's HPA, and how it stands beside that HPA alone."""
+    setting = _dialled(trial, SAFETY_RISK)
+    played = _Played(trial, service_of(trial, setting), ours.of(setting))
+    beside = measures.change(played.test, 0, user.test, 0)
+    was, now = user.both[0], played.both[0]
+    entry = Entry(
+        series=trial.name,
+        at_cost=beside,
+        at_risk=beside,
+        seconds_above=float(played.test.above.sum()),
+        reference_above=float(user.test.above.sum()),
+        cost=1.0,  # no share of the gap to the oracle: nothing was tuned for it
+        reference_cost=1.0,
+        events=now.scale_events / max(was.scale_events, 1),
+        reversals=now.reversals / max(was.reversals, 1),
+    )
+    return Row(SAFE, setting.words, *played.both), entry
+
+
+def _dialled(trial: Trial, asked: float) -> Setting:
+    return Setting(trial.hpa.target, trial.hpa.stabilization_seconds, CALM_HOLD, 1 - asked, dialled=True)
+
+
+def _dial(trial: Trial, ours: Floors) -> dict[float, float]:
+    """Asked -> share of the test part in which the floors alone would not have carried the load."""
+    out = {}
+    for asked in DIAL:
+        floors = ours.of(_dialled(trial, asked))
+        assert floors is not None
+        obeyed = ready_of(floors, trial.start_up)
+        out[asked] = float((trial.load > trial.capacity * obeyed * (1 + 1e-9))[trial.cut_tick :].mean())
+    return out
+
+
+class _Played:
+    """One policy over both parts."""
+
+    def __init__(self, trial: Trial, service: Service, floors: IntArray | None) -> None:
+        self.test = play(trial, [service], [floors], "test")
+        self.both = self.test.of(0), play(trial, [service], [floors], "training").of(0)
 
 
 def _rivals(trial: Trial) -> list[Row]:
     service = trial.service()
     offset, line = rivals.week_offset(trial), rivals.phpa_linear(trial)
     return [
-        Row("week_offset", "maximum of 30 min a week ago, on the user's HPA", *_both(trial, service, offset)),
-        Row("phpa_linear", "line through the last 6 syncs, on the user's HPA", *_both(trial, service, line)),
+        Row("week_offset", "maximum of 30 min a week ago, on the user's HPA", *_Played(trial, service, offset).both),
+        Row("phpa_linear", "line through the last 6 syncs, on the user's HPA", *_Played(trial, service, line).both),
     ]
-
-
-def _both(trial: Trial, service: Service, floors: IntArray | None) -> tuple[Figures, Figures]:
-    """(test, training)"""
-    return play(trial, [service], [floors], "test").of(0), play(trial, [service], [floors], "training").of(0)
 
 
 def _points(trial: Trial, ours: Floors, least: float) -> tuple[Point, ...]:

@@ -10,12 +10,13 @@ from typing import Any
 from forecaster.scaling.whatif import measures
 from forecaster.scaling.whatif.measures import Change, Summary
 from forecaster.scaling.whatif.play import Figures
-from forecaster.scaling.whatif.receipt import RISK, Pair, Receipt
+from forecaster.scaling.whatif.receipt import DIAL, RISK, SAFE, Pair, Receipt
 
 SCHEMA_VERSION = 1
 SATURATED_FROM = 0.02  # of the test part at the highest load: what came is a lower bound
 UNFIT_FROM = 0.15  # mean difference of simulated and recorded replicas
-COMPARED = ("forecaster", "forecaster_free", "persistence", "fresh_hpa")
+COMPARED = ("forecaster", "forecaster_free", SAFE, "persistence", "fresh_hpa")
+TRUE = (0.5, 1.5)  # times what was asked: a dial within is near enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Told:
     """What a run of the verb came to."""
 
     receipts: Sequence[Receipt]
-    kinds: Mapping[str, str]  # series -> group of the summary; "" where there is but one
+    kinds: Mapping[str, tuple[str, ...]]  # series -> groups that it counts in; ("",) where there is but one
     left_out: Sequence[tuple[str, str]]  # (series, why)
     price: float | None = None  # of a replica-hour
     recorded: Mapping[str, Recorded] | None = None  # series -> simulated beside recorded
@@ -44,18 +45,35 @@ class Told:
 def summaries(told: Told) -> list[tuple[int, str, str, Summary]]:
     """(start-up, group, policy, summary) of all series that have it."""
     out = []
+    groups = dict.fromkeys(kind for one in told.receipts for kind in told.kinds[one.trial.name])
     for start_up in sorted({one.trial.start_up for one in told.receipts}):
-        for kind in sorted({told.kinds.get(one.trial.name, "") for one in told.receipts}):
-            some = [
-                one
-                for one in told.receipts
-                if one.trial.start_up == start_up and told.kinds.get(one.trial.name, "") == kind
-            ]
+        for kind in groups:
+            some = _group(told, start_up, kind)
             for policy in COMPARED:
                 entries = [one.entries[policy] for one in some if policy in one.entries]
                 if entries:
                     out.append((start_up, kind, policy, measures.summary(entries)))
     return out
+
+
+def dials(told: Told) -> list[tuple[int, str, float, list[float]]]:
+    """(start-up, group, asked, what each series came to)."""
+    groups = dict.fromkeys(kind for one in told.receipts for kind in told.kinds[one.trial.name])
+    return [
+        (start_up, kind, asked, [one.dial[asked] for one in some])
+        for start_up in sorted({one.trial.start_up for one in told.receipts})
+        for kind in groups
+        if (some := _group(told, start_up, kind))
+        for asked in DIAL
+    ]
+
+
+def _group(told: Told, start_up: int, kind: str) -> list[Receipt]:
+    return [one for one in told.receipts if one.trial.start_up == start_up and kind in told.kinds[one.trial.name]]
+
+
+def _against(policy: str) -> str:
+    return "user_hpa" if policy == SAFE else "tuned_hpa"
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -70,8 +88,18 @@ def as_dict(told: Told) -> dict[str, Any]:
         "pairs": [_pair(one, pair) for one in told.receipts for pair in one.pairs],
         "frontier": [point for one in told.receipts for point in _frontier(one)],
         "summary": [
-            {"startupSeconds": start_up, "group": kind, "policy": policy, "against": "tuned_hpa", **_summary(found)}
+            {
+                "startupSeconds": start_up,
+                "group": kind,
+                "policy": policy,
+                "against": _against(policy),
+                **_summary(found),
+            }
             for start_up, kind, policy, found in summaries(told)
+        ],
+        "dial": [
+            {"startupSeconds": start_up, "group": kind, "asked": asked, **_dial(asked, found)}
+            for start_up, kind, asked, found in dials(told)
         ],
         "recorded": [
             {"series": name, "difference": _number(one.difference), "samples": one.samples, "unfit": one.unfit}
@@ -178,6 +206,11 @@ def _summary(found: Summary) -> dict[str, Any]:
     }
 
 
+def _dial(asked: float, found: Sequence[float]) -> dict[str, Any]:
+    near = sum(TRUE[0] <= one / asked <= TRUE[1] for one in found)
+    return {"actualPooled": sum(found) / len(found), "series": len(found), "within": near}
+
+
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -251,7 +284,7 @@ def _beside(pair: Pair) -> str:
 
 def all_text(told: Told) -> str:
     lines = [
-        "All series, beside the tuned HPA, test part.",
+        "All series, test part.",
         "Equal cost: time above capacity, median [90 % interval over series] (pooled);",
         "replica-hours; both: no dearer than +2 % and time halved.",
         "Equal risk: replica-hours; share of the gap to the oracle that is closed.",
@@ -264,6 +297,13 @@ def all_text(told: Told) -> str:
             f"  {start_up:>6} s {kind:<8} {policy:<16} {s.series:>3}  {time:<30} {_percent(s.time_cost_median):>6} "
             f"{s.both:>3} of {s.series:<3} {s.events_median:>5.1f}x {s.reversals_median:>6.1f}x  "
             f"{_percent(s.risk_cost_median):>6} {_percent(s.gap_closed):>6}"
+        )
+    lines.append(f"  {SAFE} stands beside the user's HPA, everything else beside the tuned one.")
+    lines.append("Risk dial, floors alone: asked -> came to, pooled (series within 0.5 to 1.5 times)")
+    for start_up, kind, asked, found in dials(told):
+        said = _dial(asked, found)
+        lines.append(
+            f"  {start_up:>6} s {kind:<8} {asked:.1%} -> {said['actualPooled']:.2%} ({said['within']} of {len(found)})"
         )
     return "\n".join(lines)
 

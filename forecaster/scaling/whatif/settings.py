@@ -56,7 +56,6 @@ FLOORS = tuple(
     Setting(target, window, hold, level) for target, window, hold in (*_CALM_WAYS, *_FREE_WAYS) for level in QUANTILES
 )
 FEWER = tuple(one for one in FLOORS if one.level in (0.75, 0.9, 0.96, 0.98, 0.99, 0.999) and one.hold >= CALM_HOLD)
-SAFETY = 1 - SAFETY_RISK
 
 
 def service_of(trial: Trial, setting: Setting, fresh: bool = False) -> Service:

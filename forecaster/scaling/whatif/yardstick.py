@@ -16,6 +16,7 @@ from forecaster.errors import InputError
 from forecaster.tidy import TidySeries, read_tidy
 
 SMOOTH, NOISY, COARSE = "smooth", "noisy", "5 min"
+_GROUPS = {SMOOTH: ("1 min", SMOOTH), NOISY: ("1 min", NOISY), COARSE: (COARSE,)}
 _MACHINES = ("1-6", "1-7", "2-1", "2-2", "2-7", "2-8", "3-3", "3-4")
 
 
@@ -59,7 +60,7 @@ class Loaded:
     """A load on its own grid."""
 
     name: str
-    kind: str
+    groups: tuple[str, ...]  # of the summary
     step: int  # seconds
     times: IntArray  # ends of intervals, Unix seconds
     values: FloatArray
@@ -90,4 +91,4 @@ def _cut(member: Member, series: TidySeries) -> Loaded:
         times, values = times[first:last], values[first:last]
     if member.lowest is not None:
         values = np.maximum(values - np.nanquantile(values, member.lowest), 0.0)
-    return Loaded(member.name, member.kind, step, times, values)
+    return Loaded(member.name, _GROUPS[member.kind], step, times, values)
