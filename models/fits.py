@@ -29,6 +29,7 @@ class FitCache:
     rows with a short past (`span_seconds` among the arrays) come round when it has grown by an eighth.
     """
 
+    renews: bool = True  # False: a row is fitted once, for replays that go through a day with one fit
     keys: tuple[SeriesKey, ...] = ()
     step: int = 0
     seen: int = 0  # origin of the last call, Unix seconds
@@ -43,7 +44,7 @@ class FitCache:
         else:
             if keys != self.keys:
                 self._align(keys)
-            due = self._due(origin, step)
+            due = self._due(origin, step) if self.renews else np.flatnonzero(np.asarray(self.arrays["fitted_at"]) < 0)
             if forced is not None:
                 due = np.union1d(due, np.flatnonzero(forced(self.arrays)))
             if len(due):

@@ -343,6 +343,68 @@ def detect(
 
 
 @app.command()
+def whatif(
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A tidy file, or a folder of them: parquet or CSV.", metavar="PATH")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Reads the configured workloads from Prometheus instead.", metavar="FILE")
+    ] = None,
+    start_up: Annotated[
+        str | None, typer.Option("--start-up", help="Seconds from creation to ready: 180, or 60,180,600.")
+    ] = None,
+    capacity: Annotated[
+        float | None, typer.Option(help="Load at which one replica is full; else --replicas says the size.")
+    ] = None,
+    replicas: Annotated[
+        int, typer.Option(help="Full replicas that the 99.5 % quantile of the load fills.", min=1, max=10_000)
+    ] = 28,
+    min_replicas: Annotated[int, typer.Option(help="Of the user's HPA.")] = 2,
+    max_replicas: Annotated[int, typer.Option(help="Of the user's HPA.")] = 200,
+    target: Annotated[int, typer.Option(help="Target of the user's HPA, per cent.")] = 70,
+    stabilization: Annotated[
+        int, typer.Option(help="Downscale stabilization of the user's HPA, seconds.", min=0)
+    ] = 300,
+    timestamps: Annotated[
+        Stamp, typer.Option(help="Whether a file's stamp is the start or end of an interval.")
+    ] = Stamp.START,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every series of the folder, also where the yardstick has a list of them.")
+    ] = False,
+    only: Annotated[str, typer.Option(help="Series with this in their name.", metavar="TEXT")] = "",
+    price: Annotated[float | None, typer.Option(help="Of a replica-hour, to show money.", min=0)] = None,
+    html: Annotated[Path | None, typer.Option(help="Writes a page that needs nothing else.", metavar="FILE")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a past would have cost and been short of: HPA as it is, tuned, ours and perfect foresight."""
+    import json
+
+    from forecaster.scaling.whatif import report
+    from serving import whatif as receipts
+
+    if (data is None) == (config is None):
+        raise InputError("whatif: write --data PATH, or --config FILE for Prometheus")
+    start_ups = () if start_up is None else receipts.start_ups_of(start_up)
+    if data is not None:
+        size = receipts.Size(capacity, replicas, min_replicas, max_replicas, target, float(stabilization))
+        ends = timestamps is Stamp.END
+        wanted = receipts.from_files(data, ends, start_ups or (180,), size, every, only)
+    else:
+        from forecaster.config import load_config
+        from serving.whatif_prometheus import from_prometheus
+
+        assert config is not None
+        wanted = from_prometheus(load_config(config, os.environ), datetime.now(UTC), start_ups)
+    told = receipts.told(wanted, price=price, detailed=html is not None, done=_progress("replaying"))
+    if html is not None:
+        from serving import whatif_page
+
+        whatif_page.write(told, html)
+    typer.echo(json.dumps(report.as_dict(told)) if as_json else report.as_text(told))
+    raise typer.Exit(1 if any(one.unfit for one in (told.recorded or {}).values()) else 0)
+
+
+@app.command()
 def explain(
     workload: Annotated[str, typer.Argument(help="Name of the workload whose decision is explained.")] = "",
     incident: Annotated[str, typer.Option(help="Explains this incident instead.", metavar="ID")] = "",

@@ -8,59 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
 
-from forecaster import grid
 from forecaster.accuracy import quantile_loss
-from forecaster.domain import Calendar, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesBatch
-from forecaster.foresight import Foresight, Make, only
-from forecaster.history import FINE_COLUMNS
+from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesBatch
+from forecaster.foresight import Foresight, Make
+from forecaster.past import SPAN, Past
 from forecaster.ports import Forecaster
 from forecaster.quantiles import at_level
 
-SPAN = timedelta(days=28)
 DECILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEVELS = (0.01, *DECILES, 0.99)
 
 Columns = Sequence[int] | IntArray  # (origin,) for all series, or (series, origin), each its own
-
-
-class Past:
-    """What the live history would have shown at any column of `series`: two grids, `span` back, and nothing after."""
-
-    def __init__(self, series: SeriesBatch, span: timedelta = SPAN, timezones: Sequence[str] | None = None) -> None:
-        self.series = series
-        self._values = np.asarray(series.values, dtype=np.float32)
-        self._calendar = Calendar(tuple(timezones) if timezones is not None else ("UTC",) * len(series.keys))
-        self._step = int(series.step.total_seconds())
-        self._coarse_step = grid.coarse_step(self._step)
-        ratio = self._coarse_step // self._step
-        first = int(series.times[0]) if series.values.shape[1] else 0
-        self._coarse_first = -grid.floor_to(-first, self._coarse_step)  # end of the first coarse interval
-        lead = (first - (self._coarse_first - self._coarse_step)) // self._step - 1
-        whole = (lead + self._values.shape[1]) // ratio * ratio
-        padded = np.concatenate((np.full((len(self._values), lead), np.nan, dtype=np.float32), self._values), axis=1)
-        self._coarse = grid.pool_mean(padded[:, :whole], ratio).astype(np.float32)
-        self._columns = max(FINE_COLUMNS * self._step, int(span.total_seconds())) // self._coarse_step
-
-    def at(self, column: int, rows: IntArray | None = None) -> Context:
-        """What was known at the end of `column`, of some rows or of all; of all without a copy."""
-        fine = self._values[:, max(0, column + 1 - FINE_COLUMNS) : column + 1]
-        origin = int(self.series.times[column])
-        head = grid.floor_to(origin, self._coarse_step)
-        end = max((head - self._coarse_first) // self._coarse_step + 1, 0)
-        coarse = self._coarse[:, max(0, end - self._columns) : end]
-        if not coarse.shape[1]:
-            coarse = np.full((len(fine), 1), np.nan, dtype=np.float32)
-        keys = self.series.keys
-        whole = Context(
-            fine=SeriesBatch(keys, _utc(origin), self.series.step, fine),
-            coarse=SeriesBatch(keys, _utc(head), timedelta(seconds=self._coarse_step), coarse),
-            calendar=self._calendar,
-        )
-        return whole if rows is None or len(rows) == len(keys) else only(whole, rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -256,7 +218,3 @@ def losses(
         return np.asarray(
             np.where(known, loss, 0.0).sum(axis=-1) / np.where(known.any(axis=-1), known.sum(axis=-1), np.nan)
         )
-
-
-def _utc(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

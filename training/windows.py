@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forecaster.domain import BoolArray, Context, FloatArray, IntArray, SeriesBatch, SeriesKey
+from forecaster.past import Past
 from models.inputs import CANDIDATES, DISTRIBUTIONS, LEVELS, POINTS, QUERY, SERIES, Queries, inputs_of
-from training.backtest import Past
 
 HISTORY_SECONDS = 28 * 86_400
 LONGEST = 7 * 86_400

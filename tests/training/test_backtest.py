@@ -11,12 +11,13 @@ import pytest
 from forecaster.accuracy import quantile_loss
 from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, SeriesBatch, SeriesKey
 from forecaster.foresight import Foresight
+from forecaster.past import Past
 from models.chain import forecasters
 from models.persistence import Persistence
 from models.posted import context_of
 from models.seasonal_naive import SeasonalNaive
 from training import backtest
-from training.backtest import DECILES, LEVELS, Past, losses, observed, pinball, read_at, replay, run
+from training.backtest import DECILES, LEVELS, losses, observed, pinball, read_at, replay, run
 
 END = datetime(2026, 3, 10, 0, 5, tzinfo=UTC)
 STEP = timedelta(minutes=5)

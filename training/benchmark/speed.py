@@ -15,8 +15,9 @@ import numpy as np
 
 from forecaster.domain import Context, FloatArray, ForecastRequest, SeriesBatch, SeriesKey
 from forecaster.foresight import name_of
+from forecaster.past import Past
 from models import chain
-from training.backtest import DECILES, Past
+from training.backtest import DECILES
 from training.benchmark import baselines
 from training.benchmark.answers import missing_packages
 

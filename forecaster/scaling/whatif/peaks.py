@@ -1,0 +1,182 @@
+"""Quantiles of the window's maximum that a forecaster would have given at each tick of the past. Strictly causal.
+
+All days of a series run side by side: row d of a context is the series as it stood d days after the first row, so
+that all rows share the time of day. A forecaster keeps its parameters for a day and sees new samples at each step. That
+is coarser than the service, which renews them every two hours, mixes several forecasters and calibrates each: its own
+code would take hours for a fortnight. Between steps `reanchor.reanchored` moves the peak with the newest tick.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from forecaster import reanchor
+from forecaster.domain import Calendar, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesBatch, SeriesKey
+from forecaster.past import Past
+from forecaster.ports import Forecaster
+from forecaster.scaling.hpa import SYNC_SECONDS
+from forecaster.scaling.whatif.trial import DAY, Trial
+
+LEVELS = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+_HORIZONS = np.array([1, reanchor.FAR], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """What a forecaster said at the end of each step from the one before the training part on."""
+
+    medians: FloatArray  # (step, 2) one step ahead, and reanchor.FAR
+    peaks: FloatArray  # (step, window, level); NaN where it had nothing to say
+
+
+def windows_of(step: int, start_ups: Sequence[int]) -> IntArray:
+    """Steps that a decision looks ahead: start-up and one interval, counted from the end of the last whole step."""
+    return np.array([math.ceil((seconds + SYNC_SECONDS) / step) for seconds in start_ups], dtype=np.int64)
+
+
+def replay(
+    trials: Sequence[Trial],
+    forecaster: Forecaster,
+    start_ups: Sequence[int],
+    done: Callable[[float], None] = lambda share: None,
+) -> list[Said]:
+    """What `forecaster`, a fresh one that keeps its fits for a day, said of each trial; all of one step.
+
+    A trial's own `start_up` does not count here.
+    """
+    step = trials[0].step
+    if any(one.step != step for one in trials):
+        raise ValueError("trials of several steps")
+    a_day, windows = DAY // step, windows_of(step, start_ups)
+    pasts = [_Days(one, a_day) for one in trials]
+    keys = tuple(SeriesKey(f"{one.name}#{day}") for one, past in zip(trials, pasts, strict=True) for day in past.days)
+    medians = np.full((len(keys), a_day, len(_HORIZONS)), np.nan, dtype=np.float32)
+    peaks = np.full((len(keys), a_day, len(windows), len(LEVELS)), np.nan, dtype=np.float32)
+    clock = int(trials[0].times[0]) // DAY * DAY
+    for place in range(a_day):
+        context = _together([past.at(place) for past in pasts], keys, clock + place * step, step)
+        for column, window in enumerate(windows.tolist()):
+            asked = ForecastRequest(_HORIZONS, LEVELS, np.full(len(keys), window, dtype=np.int64))
+            answer = forecaster.forecast(context, asked)
+            peaks[:, place, column] = answer.peak
+            if not column:
+                medians[:, place] = answer.values[:, :, 0]
+        done((place + 1) / a_day)
+    out, first = [], 0
+    for one, past in zip(trials, pasts, strict=True):
+        rows = slice(first, first + len(past.days))
+        first += len(past.days)
+        steps = one.end - one.first
+        out.append(
+            Said(
+                medians[rows].reshape(-1, len(_HORIZONS))[past.skipped :][:steps],
+                peaks[rows].reshape(-1, len(windows), len(LEVELS))[past.skipped :][:steps],
+            )
+        )
+    return out
+
+
+class _Days:
+    """The days of one trial, each from midnight on: what was known at the same time of each of them."""
+
+    def __init__(self, trial: Trial, a_day: int) -> None:
+        origin = datetime.fromtimestamp(int(trial.times[-1]), UTC)
+        values = np.asarray(trial.values, dtype=np.float32)[None, :]
+        self._past = Past(SeriesBatch((SeriesKey(trial.name),), origin, timedelta(seconds=trial.step), values))
+        before = trial.first - 1  # its end is the first moment of the training part
+        after_midnight = int(trial.times[0] + before * trial.step) % DAY // trial.step
+        self._column = before - after_midnight
+        self.skipped = after_midnight
+        self.days = range(-(-(trial.end - trial.first + after_midnight) // a_day))
+        self._a_day, self._last = a_day, trial.end - 1
+
+    def at(self, place: int) -> list[Context | None]:
+        """One context a day, `place` steps after its midnight; None before the series begins."""
+        columns = [min(self._column + place + day * self._a_day, self._last) for day in self.days]
+        return [self._past.at(column) if column >= 0 else None for column in columns]
+
+
+def _together(days: list[list[Context | None]], keys: tuple[SeriesKey, ...], now: int, step: int) -> Context:
+    """Rows of one context, all of them at the time of day `now`; what is shorter has NaN before it."""
+    flat = [one for each in days for one in each]
+    coarse_step = next(one for one in flat if one is not None).coarse.step
+    fine = _stacked([None if one is None else one.fine.values[0] for one in flat])
+    coarse = _stacked([None if one is None else one.coarse.values[0] for one in flat])
+    head = now // int(coarse_step.total_seconds()) * int(coarse_step.total_seconds())
+    return Context(
+        fine=SeriesBatch(keys, datetime.fromtimestamp(now, UTC), timedelta(seconds=step), fine),
+        coarse=SeriesBatch(keys, datetime.fromtimestamp(head, UTC), coarse_step, coarse),
+        calendar=Calendar(("UTC",) * len(keys)),
+    )
+
+
+def _stacked(rows: list[FloatArray | None]) -> FloatArray:
+    width = max(1 if row is None else len(row) for row in rows)
+    out = np.full((len(rows), width), np.nan, dtype=np.float32)
+    for i, row in enumerate(rows):
+        if row is not None and len(row):
+            out[i, -len(row) :] = row
+    return out
+
+
+# --- on ticks --------------------------------------------------------------------------------------------------------
+
+
+def on_ticks(trial: Trial, said: Said, column: int) -> FloatArray:
+    """(tick, level) quantiles of the maximum over [now, now + start-up + interval], renewed with each tick's load.
+
+    At the begin of a tick the loads of the ticks before it are known. `column`: of the windows of `said`.
+    """
+    steps, per_step = trial.end - trial.first, trial.per_step
+    out = np.empty((steps, per_step, len(LEVELS)), dtype=np.float32)
+    load = trial.load.reshape(steps, per_step)
+    tau = _memory(trial, said)
+    origin = datetime.fromtimestamp(0, UTC)
+    window = int(windows_of(trial.step, [trial.start_up])[0])
+    base = Forecast(
+        origin=origin,
+        step=timedelta(seconds=trial.step),
+        horizons=_HORIZONS,
+        levels=(0.5, *LEVELS[1:]),
+        values=np.repeat(said.medians[:, :, None].astype(np.float64), len(LEVELS), axis=2),
+        peak=said.peaks[:, column].astype(np.float64),
+        windows=np.full(steps, window, dtype=np.int64),
+        model=("",) * steps,
+        missing=(None,) * steps,
+    )
+    out[:, 0] = base.peak
+    for k in range(1, per_step):
+        seconds = int(k * SYNC_SECONDS)
+        at = np.full(steps, seconds, dtype=np.int64)
+        moved = reanchor.reanchored(base, origin + timedelta(seconds=seconds), load[:, k - 1], at, tau)
+        out[:, k] = moved.peak
+    return out.reshape(steps * per_step, len(LEVELS))
+
+
+def _memory(trial: Trial, said: Said) -> FloatArray:
+    """(step,) tau of re-anchoring, renewed at each midnight of the trial from the misses before it."""
+    steps, far = trial.end - trial.first, reanchor.FAR
+    came = trial.values[trial.first : trial.end]
+    near, late = np.full(steps, np.nan), np.full(steps, np.nan)
+    near[:] = came - said.medians[:, 0]
+    late[: steps - far + 1] = came[far - 1 :] - said.medians[: steps - far + 1, 1]
+    known = np.isfinite(near) & np.isfinite(late)
+    near, late = np.where(known, near, 0.0), np.where(known, late, 0.0)
+    a_day = DAY // trial.step
+    tau = np.full(steps, reanchor.DEFAULT_MEMORY_SECONDS)
+    for begin in range(a_day, steps, a_day):
+        until = begin - far  # the far miss of a later one is not known yet
+        limit = 4.0 * np.sqrt(np.mean(near[:until] ** 2))
+        one, other = np.clip(near[:until], -limit, limit), np.clip(late[:until], -limit, limit)
+        state = {
+            "with_itself": np.array([(one * one).sum()]),
+            "with_later": np.array([(one * other).sum()]),
+            "pairs": np.array([float(known[:until].sum())]),
+        }
+        tau[begin : begin + a_day] = reanchor.memory_seconds(state, trial.step, far)[0]
+    return tau

@@ -1,0 +1,159 @@
+"""`forecaster whatif`: where loads come from (files, or Prometheus by the configuration), and what runs on them.
+
+The receipt itself is forecaster.scaling.whatif; here are files, Prometheus and the forecasters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from forecaster.errors import InputError
+from forecaster.scaling.whatif import peaks, yardstick
+from forecaster.scaling.whatif.receipt import Receipt, receipt_of
+from forecaster.scaling.whatif.report import Recorded, Told
+from forecaster.scaling.whatif.trial import MAX_REPLICAS, MIN_REPLICAS, SIZE_REPLICAS, TARGET, Hpa, Trial, trial_of
+from forecaster.scaling.whatif.yardstick import Loaded
+from forecaster.tidy import read_tidy
+from models.fits import FitCache
+from models.persistence import Persistence
+from models.profile import Profile
+
+DETAILED = 12  # receipts with a frontier and worst hours, unless a page is asked for
+_AT_ONCE = 32  # services whose days run side by side: memory
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What the command line says of capacity and HPA, for loads that come from files."""
+
+    capacity: float | None = None
+    replicas: int = SIZE_REPLICAS
+    min_replicas: int = MIN_REPLICAS
+    max_replicas: int = MAX_REPLICAS
+    target: int = TARGET
+    stabilization_seconds: float = 300.0
+
+    @property
+    def hpa(self) -> Hpa:
+        return Hpa(self.target, self.stabilization_seconds, self.min_replicas, self.max_replicas)
+
+
+@dataclass(slots=True, eq=False)
+class Wanted:
+    """Trials at their start-up times, and what could not be one."""
+
+    trials: list[Trial] = field(default_factory=list)
+    kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    recorded: dict[str, Recorded] | None = None
+
+
+def start_ups_of(text: str) -> tuple[int, ...]:
+    """Seconds, from `60,180s,10m`. Raises InputError naming the part that is wrong."""
+    found = []
+    for part in text.split(","):
+        word = part.strip()
+        unit = {"s": 1, "m": 60}.get(word[-1:], 0)
+        digits = word[:-1] if unit else word
+        if not digits.isdigit() or int(digits) * (unit or 1) % 15 or not int(digits):
+            raise InputError(f"--start-up: {word!r}: write seconds that are a multiple of 15, as 60,180,600 or 3m")
+        found.append(int(digits) * (unit or 1))
+    return tuple(dict.fromkeys(found))
+
+
+def from_files(data: Path, stamps_end: bool, start_ups: Sequence[int], size: Size, every: bool, only: str) -> Wanted:
+    """Each series of a file or folder at each start-up time; of the development data the yardstick's list."""
+    loads = _loads(data, stamps_end, every)
+    out = Wanted()
+    for one in loads:
+        if only and only not in one.name:
+            continue
+        out.kinds[one.name] = one.groups
+        for start_up in start_ups:
+            try:
+                out.trials.append(
+                    trial_of(
+                        one.name,
+                        one.times,
+                        one.values,
+                        one.step,
+                        start_up,
+                        capacity=size.capacity,
+                        hpa=size.hpa,
+                        replicas=size.replicas,
+                    )
+                )
+            except InputError as error:
+                out.left_out.append((one.name, str(error)))
+    if not out.trials:
+        why = out.left_out[0][1] if out.left_out else f"no series has {only!r} in its name"
+        raise InputError(f"--data: {data}: {why}")
+    return out
+
+
+def _loads(data: Path, stamps_end: bool, every: bool) -> list[Loaded]:
+    if data.is_dir() and yardstick.is_yardstick(data) and not every:
+        return list(yardstick.read(data, stamps_end))
+    if not data.exists():
+        raise InputError(f"--data: there is no {data}")
+    files = sorted(one for one in data.iterdir() if one.suffix in (".parquet", ".csv")) if data.is_dir() else [data]
+    if not files:
+        raise InputError(f"--data: {data} holds no .parquet or .csv file")
+    out = []
+    for path in files:
+        for series in read_tidy(path, stamps_end):
+            if not series.usual_step:
+                raise InputError(f"{path}: {series.name} has one row: a receipt needs two days at least")
+            try:
+                times, values = series.on_grid(series.usual_step)
+            except ValueError as error:
+                raise InputError(f"{path}: {error}") from None
+            name = series.name if len(files) == 1 else f"{path.stem}/{series.name}"
+            out.append(Loaded(name, ("",), series.usual_step, times, values))
+    return out
+
+
+def told(
+    wanted: Wanted,
+    *,
+    price: float | None = None,
+    detailed: bool = False,
+    done: Callable[[float], None] = lambda share: None,
+) -> Told:
+    """The receipts of all trials, in their order. `done` takes the share that is."""
+    receipts: dict[tuple[str, int], Receipt] = {}
+    names = list(dict.fromkeys(one.name for one in wanted.trials))
+    steps = {one.name: one.step for one in wanted.trials}
+    points = detailed or len(wanted.trials) <= DETAILED
+    batches = []
+    for step in sorted(set(steps.values())):
+        members = [name for name in names if steps[name] == step]
+        batches += [members[first : first + _AT_ONCE] for first in range(0, len(members), _AT_ONCE)]
+    for number, some in enumerate(batches):
+        group = [one for one in wanted.trials if one.name in some]
+        receipts |= _receipts(group, points, _part(done, number, len(batches)))
+    done(1.0)
+    ordered = [receipts[one.name, one.start_up] for one in wanted.trials]
+    return Told(ordered, wanted.kinds, wanted.left_out, price, wanted.recorded)
+
+
+def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
+    """Progress of one batch within all; the end is said once, by the caller."""
+    return lambda share: done(min((number + share) / count, 0.999))
+
+
+def _receipts(trials: Sequence[Trial], points: bool, done: Callable[[float], None]) -> dict[tuple[str, int], Receipt]:
+    by_name = {one.name: one for one in reversed(trials)}
+    start_ups = sorted({one.start_up for one in trials})
+    singles = list(by_name.values())
+    ours = peaks.replay(singles, Profile(cache=FitCache(renews=False)), start_ups, done)
+    last = peaks.replay(singles, Persistence(cache=FitCache(renews=False)), start_ups)
+    out = {}
+    for one in trials:
+        row, column = singles.index(by_name[one.name]), start_ups.index(one.start_up)
+        out[one.name, one.start_up] = receipt_of(
+            one, peaks.on_ticks(one, ours[row], column), peaks.on_ticks(one, last[row], column), points=points
+        )
+    return out

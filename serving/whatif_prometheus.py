@@ -1,0 +1,151 @@
+"""Loads of the configured workloads from Prometheus, for `forecaster whatif --config`, with their HPAs as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from forecaster import grid
+from forecaster.config import Config
+from forecaster.domain import FloatArray, IntArray, Samples, Workload
+from forecaster.errors import InputError, SourceError
+from forecaster.history import History
+from forecaster.ports import MetricSource
+from forecaster.prometheus import PrometheusSource
+from forecaster.scaling.deciding import Deciding, Scaled
+from forecaster.scaling.hpa import SYNC_SECONDS
+from forecaster.scaling.whatif.play import trace
+from forecaster.scaling.whatif.report import Recorded
+from forecaster.scaling.whatif.trial import Hpa, Trial, trial_of
+from serving.whatif import Wanted
+
+_REPLICAS = "kube_horizontalpodautoscaler_status_current_replicas"
+
+
+def from_prometheus(config: Config, now: datetime, start_ups: Sequence[int]) -> Wanted:
+    """Each workload that scales an HPA; `start_ups` empty: the lead time of each. Raises InputError."""
+    if config.prometheus is None:
+        raise InputError("prometheus: no url is configured: write it, or --data FILE")
+    source = PrometheusSource(config.prometheus)
+    try:
+        return _wanted(config, source, now, start_ups)
+    except SourceError as error:
+        raise InputError(f"prometheus.url: {error}") from error
+    finally:
+        source.close()
+
+
+def _wanted(config: Config, source: MetricSource, now: datetime, start_ups: Sequence[int]) -> Wanted:
+    history = History(config.specs(), config.step, timedelta(hours=1), config.interval)
+    reading = history.read(source, now)
+    rows = {one.name: i for i, one in enumerate(reading.workloads)}
+    scaled = Deciding(config.interval).gather(reading.workloads, rows, reading.facts, reading.capacity)
+    out = Wanted(recorded={})
+    step = int(config.step.total_seconds())
+    end = grid.floor_to(now.timestamp(), step)
+    answers: dict[str, Samples] = {}
+    for one in scaled:
+        name = one.workload.name
+        query = one.workload.spec.load
+        if query not in answers:
+            begin = end - int(config.history.total_seconds()) // step * step
+            answers[query] = source.range(query, _utc(begin), _utc(end), config.step)
+        why = _refused(one)
+        load = None if why else _series(answers[query], one.workload)
+        if why or load is None:
+            out.left_out.append((name, f"{name}: {why or 'no_data: its load gives no series'}"))
+            continue
+        _add(out, source, one, answers[query].times, load, step, start_ups)
+    if not out.trials:
+        why = out.left_out[0][1] if out.left_out else "no workload scales an HPA: write scale: under one"
+        raise InputError(f"workloads: {why}")
+    return out
+
+
+def _refused(one: Scaled) -> str | None:
+    """Why nothing can be said of a workload; the HPA stays reactive."""
+    if one.hpa_fault is not None:
+        return f"hpa_invalid: {one.hpa_fault}"
+    if one.capacity is None:
+        reason = one.capacity_reason
+        return "capacity_unknown" if reason is None else f"{reason.code.value}: {reason.detail}"
+    if one.facts is None and one.scale.bounds.max_replicas is None:
+        return f"hpa_not_found: nothing is known of {one.scale.namespace}/{one.scale.hpa}: is kube-state-metrics there?"
+    return None
+
+
+def _add(
+    out: Wanted,
+    source: MetricSource,
+    one: Scaled,
+    times: IntArray,
+    load: FloatArray,
+    step: int,
+    start_ups: Sequence[int],
+) -> None:
+    out.kinds[one.workload.name] = ("",)
+    name, known = one.workload.name, np.flatnonzero(np.isfinite(load))
+    if not len(known):
+        out.left_out.append((name, f"{name}: no_data: every sample of its load is missing"))
+        return
+    times, load = times[known[0] :], load[known[0] :]
+    lead = max(math.ceil(one.lead_time.total_seconds() / SYNC_SECONDS) * int(SYNC_SECONDS), step)
+    for start_up in start_ups or (lead,):
+        try:
+            trial = trial_of(name, times, load, step, start_up, capacity=one.capacity, hpa=_hpa(one))
+        except InputError as error:
+            out.left_out.append((name, str(error)))
+            continue
+        out.trials.append(trial)
+        if out.recorded is not None and name not in out.recorded:
+            out.recorded[name] = compared(trial, *_replicas(source, one, trial))
+
+
+def _hpa(one: Scaled) -> Hpa:
+    facts, bounds = one.facts, one.scale.bounds
+    ratio = one.scale.target_ratio or (None if facts is None else facts.target_ratio) or 0.7
+    own = None if facts is None else facts.users_own if facts.users_own is not None else facts.min_replicas
+    low = own if own is not None else bounds.min_replicas
+    high = facts.max_replicas if facts is not None and facts.max_replicas is not None else bounds.max_replicas
+    assert high is not None
+    return Hpa(round(100 * ratio), 300.0, 1 if low is None else low, high)
+
+
+def _series(answer: Samples, workload: Workload) -> FloatArray | None:
+    """The one series of a plain workload, or that with the labels of a template's."""
+    for labels, values in zip(answer.labels, answer.values, strict=True):
+        if all(labels.get(name) == value for name, value in workload.labels.items()):
+            return np.asarray(values, dtype=np.float64)
+    return None
+
+
+# --- simulated beside recorded ---------------------------------------------------------------------------------------
+
+
+def _replicas(source: MetricSource, one: Scaled, trial: Trial) -> tuple[IntArray, FloatArray]:
+    """(times, replicas) of the HPA over the test part, as kube-state-metrics has them; empty where it has none."""
+    query = f'max({_REPLICAS}{{namespace="{one.scale.namespace}",horizontalpodautoscaler="{one.scale.hpa}"}})'
+    begin, end = int(trial.times[trial.cut]), int(trial.times[trial.end - 1])
+    answer = source.range(query, _utc(begin), _utc(end), timedelta(seconds=trial.step))
+    if not len(answer.values):
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    return answer.times, np.asarray(answer.values[0], dtype=np.float64)
+
+
+def compared(trial: Trial, times: IntArray, recorded: FloatArray) -> Recorded:
+    """The user's HPA, simulated over the test part, beside `recorded` at `times` (n,)."""
+    simulated = trace(trial, trial.service(), None).replicas[0]
+    begin = int(trial.times[trial.cut]) - trial.step
+    place = (times - begin) // int(SYNC_SECONDS) - 1
+    known = np.isfinite(recorded) & (place >= 0) & (place < len(simulated))
+    if not known.any() or not recorded[known].mean() > 0:
+        return Recorded(math.nan, 0)
+    off = np.abs(simulated[place[known]] - recorded[known]).mean() / recorded[known].mean()
+    return Recorded(float(off), int(known.sum()))
+
+
+def _utc(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,105 @@
+"""The receipt from Prometheus: loads, HPAs as they are, recorded replicas; workloads it refuses carry their reason."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forecaster.config import Config, load_config
+from forecaster.domain import FloatArray, IntArray
+from forecaster.errors import InputError
+from forecaster.scaling.whatif.play import trace
+from serving import whatif_prometheus
+from tests.fakes import FakeSource
+
+NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+HPA = {"namespace": "shop", "horizontalpodautoscaler": "checkout"}
+LOAD = "sum(rate(http_requests_total[5m]))"
+RECORDED = (
+    'max(kube_horizontalpodautoscaler_status_current_replicas{namespace="shop",horizontalpodautoscaler="checkout"})'
+)
+
+
+def load(times: IntArray) -> FloatArray:
+    return np.asarray(1_000.0 * (1.3 - np.cos(2.0 * np.pi * times / 86_400.0)))
+
+
+def constant(value: float) -> object:
+    return lambda times: np.full(len(times), value)
+
+
+def source(recorded: object = None, **more: object) -> FakeSource:
+    prefix = "kube_horizontalpodautoscaler_"
+    known = {
+        LOAD: [({}, load)],
+        f"{prefix}spec_max_replicas": [(HPA, constant(80.0))],
+        f"{prefix}spec_min_replicas": [(HPA, constant(3.0))],
+        f'{prefix}spec_target_metric{{metric_target_type="utilization"}}': [
+            ({**HPA, "metric_name": "cpu"}, constant(60.0))
+        ],
+        **({RECORDED: [({}, recorded)]} if recorded is not None else {}),
+        **more,
+    }
+    return FakeSource(known)  # type: ignore[arg-type]
+
+
+def config(tmp_path: Path, scale: str) -> Config:
+    path = tmp_path / "forecaster.yaml"
+    path.write_text(
+        f"prometheus: {{url: http://127.0.0.1:1}}\nstep: 5m\nhistory: 4d\nworkloads:\n"
+        f"  - name: checkout\n    load: {LOAD}\n    scale: {{hpa: shop/checkout, {scale}}}\n"
+    )
+    return load_config(path, {})
+
+
+def wanted(tmp_path: Path, fake: FakeSource, scale: str = "capacityPerReplica: 60, leadTime: 10m"):  # type: ignore[no-untyped-def]
+    return whatif_prometheus._wanted(config(tmp_path, scale), fake, NOW, ())
+
+
+def test_a_workload_is_tried_with_its_own_hpa_capacity_and_lead_time(tmp_path: Path) -> None:
+    found = wanted(tmp_path, source())
+    (one,) = found.trials
+    assert (one.hpa.target, one.hpa.min_replicas, one.hpa.max_replicas) == (60, 3, 80)
+    assert (one.capacity, one.step) == (60.0, 300)
+    assert one.start_up >= 600
+    assert one.start_up % 15 == 0
+    assert (one.end - one.first) * one.step >= timedelta(days=3.9).total_seconds()
+    np.testing.assert_allclose(one.values, load(one.times))
+
+
+def test_recorded_replicas_are_read_over_the_test_part(tmp_path: Path) -> None:
+    (one,) = wanted(tmp_path, source()).trials
+    simulated = trace(one, one.service(), None).replicas[0][one.per_step - 1 :: one.per_step]
+    at = one.times[one.cut : one.end]
+
+    def replicas(times: IntArray) -> FloatArray:
+        return np.interp(times, at, simulated)
+
+    fit = wanted(tmp_path, source(replicas)).recorded["checkout"]
+    assert not fit.unfit
+    assert fit.samples == len(at)
+    double = wanted(tmp_path, source(lambda times: 2.0 * replicas(times))).recorded["checkout"]
+    assert double.unfit
+    assert wanted(tmp_path, source()).recorded["checkout"].samples == 0
+
+
+@pytest.mark.parametrize(
+    ("fake", "scale", "words"),
+    [
+        (source(), "leadTime: 10m", "capacity_unknown"),
+        (FakeSource({LOAD: [({}, load)]}), "capacityPerReplica: 60, leadTime: 10m", "hpa_not_found"),  # type: ignore[list-item]
+        (source(**{LOAD: []}), "capacityPerReplica: 60, leadTime: 10m", "no_data"),
+        (
+            source(kube_horizontalpodautoscaler_spec_min_replicas=[(HPA, constant(90.0))]),
+            "capacityPerReplica: 60, leadTime: 10m",
+            "the minimum 90 is above the maximum 80",
+        ),
+    ],
+    ids=["no relation to load", "no HPA", "no load", "minimum above maximum"],
+)
+def test_a_workload_that_cannot_be_tried_says_why(tmp_path: Path, fake: FakeSource, scale: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        wanted(tmp_path, fake, scale)
