@@ -33,6 +33,7 @@ LEVELS = (0.1, 0.5, 0.9)  # at which a miss is measured
 PENDING = 3  # forecasts waiting for their time, per row and horizon
 MEMORY_SECONDS = 7 * 86_400
 _COLD = 4.0  # windows that the prior stands for
+_ONE_DAY = 0.5  # what a window of a back-test counts beside one of live: all are of one day, and may share its luck
 _RATE = 4.0  # η with one window
 _MOST_WINDOWS = 150.0  # beyond which η grows no more
 _LEAST = 1e-12
@@ -192,7 +193,7 @@ def with_prior(state: Rows, layout: Layout, context: Context, told: Sequence[tup
             loss = mean_quantile_losses(values[:, column + steps], said, LEVELS)
             beside = loss[:, [layout.reference]]
             both = ~np.isnan(loss) & ~np.isnan(beside) & new[:, None]
-            worth = min(1.0, apart / steps) if apart else 1.0
+            worth = _ONE_DAY * (min(1.0, apart / steps) if apart else 1.0)
             a["loss"][:, h] += worth * np.where(both, loss, 0)
             a["beside"][:, h] += worth * np.where(both, beside, 0)
             a["windows"][:, h] += worth * both

