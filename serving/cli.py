@@ -351,7 +351,7 @@ def whatif(
         Path | None, typer.Option(help="Reads the configured workloads from Prometheus instead.", metavar="FILE")
     ] = None,
     start_up: Annotated[
-        str | None, typer.Option("--start-up", help="Seconds from creation to ready: 180, or 60,180,600.")
+        str | None, typer.Option("--startup", help="Seconds from creation to ready: 180, or 60,180,600.")
     ] = None,
     capacity: Annotated[
         float | None, typer.Option(help="Load at which one replica is full; else --replicas says the size.")

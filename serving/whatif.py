@@ -58,7 +58,7 @@ def start_ups_of(text: str) -> tuple[int, ...]:
         unit = {"s": 1, "m": 60}.get(word[-1:], 0)
         digits = word[:-1] if unit else word
         if not digits.isdigit() or int(digits) * (unit or 1) % 15 or not int(digits):
-            raise InputError(f"--start-up: {word!r}: write seconds that are a multiple of 15, as 60,180,600 or 3m")
+            raise InputError(f"--startup: {word!r}: write seconds that are a multiple of 15, as 60,180,600 or 3m")
         found.append(int(digits) * (unit or 1))
     return tuple(dict.fromkeys(found))
 

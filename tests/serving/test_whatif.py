@@ -78,12 +78,12 @@ def test_the_page_asks_for_nothing_outside(answered: tuple[dict[str, object], st
     [
         ([], "write --data PATH, or --config FILE"),
         (["--data", "nowhere.csv"], "there is no nowhere.csv"),
-        (["--data", "DATA", "--start-up", "7"], "a multiple of 15"),
-        (["--data", "DATA", "--start-up", "60"], "shorter than its step"),
-        (["--data", "DATA", "--start-up", "600", "--capacity", "0"], "capacity_unknown"),
-        (["--data", "DATA", "--start-up", "600", "--min-replicas", "9", "--max-replicas", "3"], "above the maximum 3"),
+        (["--data", "DATA", "--startup", "7"], "a multiple of 15"),
+        (["--data", "DATA", "--startup", "60"], "shorter than its step"),
+        (["--data", "DATA", "--startup", "600", "--capacity", "0"], "capacity_unknown"),
+        (["--data", "DATA", "--startup", "600", "--min-replicas", "9", "--max-replicas", "3"], "above the maximum 3"),
         (["--data", "DATA", "--only", "nobody"], "no series has 'nobody' in its name"),
-        (["--data", "SHORT", "--start-up", "600"], "history_too_short"),
+        (["--data", "SHORT", "--startup", "600"], "history_too_short"),
     ],
     ids=["nothing", "no file", "odd start-up", "below the step", "capacity", "bounds", "no series", "short"],
 )
