@@ -267,7 +267,6 @@ def _watched(step: _Step, before: Arrays, view: _View, open_: Mapping[str, Incid
         _renew(out, step, view, threshold, open_, closed, words)
     for row in np.flatnonzero(opened).tolist():
         began = np.asarray(machine["elevated_at"], dtype=np.float64)[row]
-        values = tuple(float(np.nan_to_num(part[row])) for part in (view.observed, view.low, view.high))
         made = incidents.opened_incident(
             keys[row],
             step.kind,
@@ -276,7 +275,7 @@ def _watched(step: _Step, before: Arrays, view: _View, open_: Mapping[str, Incid
             float(view.score[row]),
             float(threshold[row]),
             int(view.side[row]),
-            (values[0], values[1], values[2]),
+            (float(view.observed[row]), float(view.low[row]), float(view.high[row])),  # NaN: not known
         )
         text, numbers = words(row, made)
         out.still[keys[row]] = replace(made, sentence=text)

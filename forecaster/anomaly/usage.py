@@ -103,6 +103,7 @@ def judged(state: Arrays, sample: Sample, step_seconds: float) -> tuple[Arrays, 
     a["replicas"], a["replicas_at"] = _replicas(state, sample)
     fit = np.asarray(state["fit"], dtype=np.float64)
     expected = np.einsum("rt,rt->r", fit, _terms(x, np.asarray(a["replicas"])))
+    expected = np.where(_lost(a), np.nan, expected)
     least = LEAST_LEVEL * np.asarray(state["level"], dtype=np.float64)
     expected = expected + np.maximum(expected, least) * _of_hour(state, sample.now, step_seconds)
     size = np.maximum(expected, least)  # that distances are relative to: next to nothing, any is large
@@ -152,7 +153,7 @@ def learned(state: Arrays, sample: Sample, said: Judged, learn: BoolArray, step_
     `state` is what `judged` gave for the same sample.
     """
     x, y = np.asarray(sample.load, dtype=np.float64), np.asarray(sample.usage, dtype=np.float64)
-    known = learn & ~np.isnan(x) & ~np.isnan(y) & (x >= 0) & (y >= 0)
+    known = learn & ~_lost(state) & ~np.isnan(x) & ~np.isnan(y) & (x >= 0) & (y >= 0)
     a = dict(state)
     rest = np.asarray(state["rest"], dtype=np.float64)[:, -1]
     level = np.asarray(state["level"], dtype=np.float64)
@@ -267,6 +268,12 @@ def _replicas(state: Arrays, sample: Sample) -> tuple[FloatArray, FloatArray]:
     at = np.where(said, float(sample.now), np.asarray(state["replicas_at"], dtype=np.float64))
     held = np.where(said, sample.replicas, np.asarray(state["replicas"], dtype=np.float64))
     return np.where(sample.now - at <= REPLICAS_KEPT, held, np.nan), at
+
+
+def _lost(state: Arrays) -> BoolArray:
+    """(row,) rows whose count of replicas was known and is not now: as a term of 0 it would be a wrong number."""
+    was = np.asarray(state["moments"], dtype=np.float64)[:, 2, 2] > 0
+    return np.asarray(was & np.isnan(np.asarray(state["replicas"], dtype=np.float64)))
 
 
 def _ridged(moments: FloatArray) -> FloatArray:

@@ -142,6 +142,20 @@ def test_an_accepted_cost_is_the_new_one() -> None:
     assert usage.accepted(state, np.array([False]), STEP) is state
 
 
+def test_a_lost_count_of_replicas_is_not_taken_for_none() -> None:
+    load, counts = loads(11)[None], np.where(np.arange(N) // 12 % 2, 10.0, 20.0)[None]
+    used = cores(load, 11) + 0.5 * counts
+    gone = counts.copy()
+    lost = slice(N - 36, N)  # three hours, of which the newest count is believed for one
+    gone[:, lost] = np.nan
+    used[:, lost] = cores(load, 11)[:, lost] + 0.5 * counts[:, N - 37]
+    _, score, said = run(load, used, gone)
+    assert np.isfinite(score[0, N - 40])
+    assert np.isnan(score[0, N - 23 :]).all()
+    assert np.isnan(said[-1].expected[0])
+    assert np.nanmax(score[0, lost]) < 4
+
+
 def test_constant_and_zero_series_say_nothing() -> None:
     load = np.stack([np.full(DAY + 20, 100.0), np.zeros(DAY + 20), np.full(DAY + 20, 100.0)])
     used = np.stack([np.full(DAY + 20, 2.0), np.full(DAY + 20, 2.0), np.zeros(DAY + 20)])
