@@ -335,9 +335,8 @@ class Foresight:
         if told:
             known = Rows(before.keys, {n: a[rows] for n, a in self.blend.arrays.items()})
             self.blend = replaced(self.blend, rows, blend.with_prior(known, self.mixture, here, told))
-        if after is before:
-            return
-        self.skill = replaced(self.skill, rows, after)
+        if after is not before:
+            self.skill = replaced(self.skill, rows, after)
 
     def _saturated_in(self, times: IntArray) -> BoolArray | None:
         first = int(times[0])

@@ -245,20 +245,15 @@ def with_prior(
     `ask` gives the forecasts of the chain on a past, with peaks over `windows` (row,) steps. Strictly causal: each
     origin's forecast sees only what was before it. Ask forecasters made for this, since they are led back in time.
     """
-    step = int(context.fine.step.total_seconds())
-    width = context.fine.values.shape[1]
-    reach = min(_PRIOR_SECONDS // step, width // 2)
     new = (np.asarray(state.arrays["windows"]).sum(axis=1) == 0) & (np.asarray(state.arrays["updated_at"]) == 0)
     longest = int(np.max(windows, initial=1))
-    if not new.any() or reach <= longest:
+    told = back_test(context, ask, longest, origins) if new.any() else []
+    if not told:
         return state
     a: dict[str, NDArray[Any]] = {name: array.copy() for name, array in state.arrays.items()}
     times = context.fine.times
-    places = _places(width, reach, longest, origins)
-    worth = min(_PRIOR_MOST / len(places), float(reach) / max(longest, 1) / len(places), 4.0)
-    for place in places:
-        past = until(context, int(place))
-        answers = ask(past)
+    worth = min(_PRIOR_MOST / len(told), float(_reach(context)) / max(longest, 1) / len(told), 4.0)
+    for place, answers in told:
         columns = place + 1 + np.arange(longest)
         taken = context.fine.values[:, columns].astype(np.float64)
         if context.masked is not None:
@@ -275,19 +270,22 @@ def with_prior(
 
 
 def back_test(
-    context: Context, ask: Callable[[Context], Sequence[Forecast]], origins: int = 8
+    context: Context, ask: Callable[[Context], Sequence[Forecast]], longest: int = 1, origins: int = 8
 ) -> list[tuple[int, Sequence[Forecast]]]:
-    """What `ask` gives at origins of the newest day, by column of the fine grid; none where the past is too short."""
-    width = context.fine.values.shape[1]
-    reach = min(_PRIOR_SECONDS // int(context.fine.step.total_seconds()), width // 2)
-    if reach < 2:
+    """What `ask` gives at origins of the newest day, by column of the fine grid; `longest` columns after it are known.
+
+    Nothing where the past is too short for that.
+    """
+    reach, newest = _reach(context), context.fine.values.shape[1] - 1
+    if reach <= longest:
         return []
-    return [(int(place), ask(until(context, int(place)))) for place in _places(width, reach, 1, origins)]
+    places = np.unique(np.linspace(newest - reach, newest - longest, origins).round().astype(np.int64))
+    return [(place, ask(until(context, place))) for place in places.tolist()]
 
 
-def _places(width: int, reach: int, longest: int, origins: int) -> IntArray:
-    """Columns of the newest `reach`, evenly apart, with `longest` known columns after each."""
-    return np.unique(np.linspace(width - 1 - reach, width - 1 - longest, origins).round().astype(np.int64))
+def _reach(context: Context) -> int:
+    """Columns of the fine grid that a back-test goes back."""
+    return int(min(_PRIOR_SECONDS // int(context.fine.step.total_seconds()), context.fine.values.shape[1] // 2))
 
 
 def until(context: Context, column: int) -> Context:

@@ -30,6 +30,7 @@ class Watch:
         self._rows: IntArray = np.zeros(0, dtype=np.int64)  # of the cycle, one for each resource
         self._loads: IntArray = np.zeros(0, dtype=np.int64)  # of the cycle, the load beside it
         self._state = causes.start(())
+        self._status: tuple[ResourceStatus, ...] = ()
         self.found: causes.Followed | None = None
 
     def align(self, keys: tuple[str, ...], series: tuple[SeriesKey, ...]) -> None:
@@ -40,7 +41,7 @@ class Watch:
         self._loads = np.array([load_of[series[row].workload] for row in rows], dtype=np.int64)
         self._keys, self._series = tuple(keys[row] for row in rows), tuple(series[row] for row in rows)
         self._state = causes.start(self._keys, self._state)
-        self.found = None
+        self.found, self._status = None, ()
 
     def step(
         self,
@@ -69,6 +70,7 @@ class Watch:
         )
         self.found = causes.follow(self._state, seen, SHARE * self.per_week, self._step)
         self._state = self.found.state
+        self._status = self._told(self.found)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -88,13 +90,14 @@ class Watch:
         return {} if self.found is None else self.found.evidence
 
     def status(self) -> tuple[ResourceStatus, ...]:
-        """What is published of each resource."""
-        if self.found is None:
-            return ()
+        """What is published of each resource, as of the last step."""
+        return self._status
+
+    def _told(self, found: causes.Followed) -> tuple[ResourceStatus, ...]:
         cost = causes.cost_per_load(self._state)
         out = []
         for i, one in enumerate(self._series):
-            seconds = self.found.seconds_to_limit[i].tolist()
+            seconds = found.seconds_to_limit[i].tolist()
             known = {f"{level:g}": value for level, value in zip(saturation.LEVELS, seconds, strict=True)}
             known = {level: value for level, value in known.items() if value == value}
             of_cost = (_known(cost.each[i]), _known(cost.low[i]), _known(cost.high[i]))

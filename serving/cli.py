@@ -66,6 +66,18 @@ ConfigOption = Annotated[
     Path, typer.Option("--config", envvar="FORECASTER_CONFIG", help="The configuration file.", metavar="FILE")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+PrometheusOption = Annotated[str | None, typer.Option(help="Address of Prometheus.", metavar="URL")]
+QueryOption = Annotated[str | None, typer.Option(help="PromQL that gives one series.", metavar="PROMQL")]
+FileOption = Annotated[
+    Path | None, typer.Option("--data", help="A tidy file, series_id,timestamp,value: parquet or CSV.", metavar="FILE")
+]
+ReaderOption = Annotated[
+    Path | None,
+    typer.Option("--config", help="Takes Prometheus, its credentials and the step from here.", metavar="FILE"),
+]
+SeriesOption = Annotated[str | None, typer.Option(help="One series of the file.", metavar="ID")]
+StepOption = Annotated[str | None, typer.Option(help="Grid; 1m, or what the file has.")]
+HistoryOption = Annotated[str, typer.Option(help="How much of the past is read from Prometheus.")]
 UrlOption = Annotated[
     str, typer.Option("--url", envvar="FORECASTER_URL", help="Address of a running service.", metavar="URL")
 ]
@@ -252,18 +264,14 @@ def check(
 
 @app.command()
 def forecast(
-    prometheus: Annotated[str | None, typer.Option(help="Address of Prometheus.", metavar="URL")] = None,
-    query: Annotated[str | None, typer.Option(help="PromQL that gives one series.", metavar="PROMQL")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="A tidy file, series_id,timestamp,value: parquet or CSV.", metavar="FILE")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Takes Prometheus, its credentials and the step from here.", metavar="FILE")
-    ] = None,
-    series: Annotated[str | None, typer.Option(help="One series of the file.", metavar="ID")] = None,
+    prometheus: PrometheusOption = None,
+    query: QueryOption = None,
+    data: FileOption = None,
+    config: ReaderOption = None,
+    series: SeriesOption = None,
     horizon: Annotated[str, typer.Option(help="How far: 1h, 24h, 7d.")] = "24h",
-    step: Annotated[str | None, typer.Option(help="Grid; 1m, or what the file has.")] = None,
-    history: Annotated[str, typer.Option(help="How much of the past is read from Prometheus.")] = "14d",
+    step: StepOption = None,
+    history: HistoryOption = "14d",
     quantiles: Annotated[str, typer.Option(help="Levels, separated by commas.")] = "0.1,0.5,0.9",
     timestamps: Annotated[Stamp, typer.Option(help="Whether a file's stamp is the start or end of an interval.")] = (
         Stamp.END
@@ -301,18 +309,14 @@ def forecast(
 
 @app.command()
 def detect(
-    prometheus: Annotated[str | None, typer.Option(help="Address of Prometheus.", metavar="URL")] = None,
-    query: Annotated[str | None, typer.Option(help="PromQL that gives one series.", metavar="PROMQL")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="A tidy file, series_id,timestamp,value: parquet or CSV.", metavar="FILE")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Takes Prometheus, its credentials and the step from here.", metavar="FILE")
-    ] = None,
-    series: Annotated[str | None, typer.Option(help="One series of the file.", metavar="ID")] = None,
+    prometheus: PrometheusOption = None,
+    query: QueryOption = None,
+    data: FileOption = None,
+    config: ReaderOption = None,
+    series: SeriesOption = None,
     budget: Annotated[float, typer.Option(help="False alarms allowed per series and week.")] = 0.1,
-    step: Annotated[str | None, typer.Option(help="Grid; 1m, or what the file has.")] = None,
-    history: Annotated[str, typer.Option(help="How much of the past is read from Prometheus.")] = "14d",
+    step: StepOption = None,
+    history: HistoryOption = "14d",
     timestamps: Annotated[Stamp, typer.Option(help="Whether a file's stamp is the start or end of an interval.")] = (
         Stamp.END
     ),

@@ -13,7 +13,7 @@ import numpy as np
 from forecaster import blend, grid, skill
 from forecaster.domain import Context, FloatArray, Forecast, ForecastRequest, SeriesKey
 from forecaster.errors import InputError
-from forecaster.foresight import LEVELS, REFERENCE, horizons, name_of
+from forecaster.foresight import LEVELS, REFERENCE, answer_of, horizons, name_of
 from forecaster.ports import Forecaster, MetricSource
 from forecaster.promql import limits_for_untrusted
 from forecaster.reasons import Reason, ReasonCode
@@ -93,7 +93,7 @@ def _group(
     columns = [levels.index(level) for level in asked]
     out: list[dict[str, Any] | None] = [None] * len(series)
     chain = forecasters()
-    answered = [forecaster.forecast(context, request) for forecaster in chain]
+    answered = [answer_of(forecaster, context, request)[0] for forecaster in chain]
     if len(chain) > 1:
         answered.insert(0, _mixed(context, request, chain, answered, forecasters))
     why: list[Reason | None] = [None] * len(series)
@@ -135,7 +135,7 @@ def _mixed(
     asked = ForecastRequest(followed, LEVELS, request.windows)
 
     def ask(past: Context) -> Sequence[Forecast]:
-        return [forecaster.forecast(past, asked) for forecaster in trial]
+        return [answer_of(forecaster, past, asked)[0] for forecaster in trial]
 
     weights = blend.with_prior(blend.blank(keys, layout), layout, context, skill.back_test(context, ask))
     return blend.mixed(weights, layout, answers, blend.label(chain[0].version))

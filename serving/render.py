@@ -302,20 +302,7 @@ def recommendation_json(one: Recommendation) -> Json:
 
 def incident_json(one: Incident) -> Json:
     return {
-        "id": one.id,
-        "workload": one.workload,
-        "series": one.role,
-        "kind": one.kind,
-        "direction": one.direction,
-        "severity": one.severity,
-        "openedAt": one.opened_at,
-        "onset": one.onset,
-        "closedAt": one.closed_at,
-        "score": one.score,
-        "threshold": one.threshold,
-        "observed": one.observed,
-        "expectedLow": one.expected_low,
-        "expectedHigh": one.expected_high,
+        **part_json(one),
         "sentence": one.sentence,
         "feedback": one.feedback,
         "contributing": [part_json(part) for part in one.parts],
@@ -324,8 +311,8 @@ def incident_json(one: Incident) -> Json:
     }
 
 
-def part_json(one: Part) -> Json:
-    """One series that contributes to an incident."""
+def part_json(one: Part | Incident) -> Json:
+    """One series that contributes to an incident; an incident itself has the same fields of its worst."""
     return {
         "id": one.id,
         "workload": one.workload,

@@ -6,14 +6,13 @@ Season-free and cheap: a few hundred numbers a row, a fixed amount of work a sam
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from forecaster.anomaly import kernel
+from forecaster.compiling import compiled
 from forecaster.domain import FloatArray, IntArray
 from forecaster.rows import Arrays
 
@@ -78,20 +77,6 @@ def measured(state: Arrays, values: FloatArray, forecast: FloatArray | None = No
         parts=np.empty((rows, times, kernel.STATISTICS)),
         band=np.empty((rows, times, 3)),
     )
-    _compiled()(x, against, *after.values(), out.score, out.news, out.parts, out.loud, out.side, out.band)
+    run = compiled(kernel.run, kernel.HELPERS)
+    run(x, against, *after.values(), out.score, out.news, out.parts, out.loud, out.side, out.band)
     return after, out
-
-
-@functools.cache
-def _compiled() -> Callable[..., None]:
-    """`kernel.run` as machine code. It is kept beside the module, or in the user's cache folder, or not at all."""
-    from numba import njit
-    from numba.extending import register_jitable
-
-    for helper in kernel.HELPERS:
-        register_jitable(helper)
-    try:
-        compiled: Callable[..., None] = njit(cache=True, error_model="numpy")(kernel.run)
-    except RuntimeError:  # no folder can be written: it is compiled anew in each process
-        compiled = njit(error_model="numpy")(kernel.run)
-    return compiled

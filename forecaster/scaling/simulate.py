@@ -10,9 +10,8 @@ are compared on equal luck. Compiled by numba where `compiled` says so; numba is
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forecaster.compiling import compiled as machine_code
 from forecaster.scaling import kernel
 from forecaster.scaling.cluster import Service, Startup
 from forecaster.scaling.hpa import SYNC_SECONDS, Policy, Rules
@@ -119,7 +119,7 @@ class Simulation:
         self._fleet = _fleet(services)
         drawn = np.array(startups).reshape(len(services), DRAWS)
         self._states, self._rows = _start(services, self._fleet, before, floors, drawn)
-        self._run = _compiled() if compiled else _interpreted
+        self._run = machine_code(kernel.run, kernel.HELPERS) if compiled else _interpreted
 
     @property
     def replicas(self) -> Ints:
@@ -283,22 +283,7 @@ def _slots(seconds: Floats) -> int:
     return int(np.max(seconds, initial=0.0) // SYNC_SECONDS) + 4
 
 
-# --- compiling -------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _compiled() -> Callable[..., None]:
-    """`kernel.run` as machine code. It is kept beside the module, or in the user's cache folder, or not at all."""
-    from numba import njit
-    from numba.extending import register_jitable
-
-    for helper in kernel.HELPERS:
-        register_jitable(helper)
-    try:
-        compiled: Callable[..., None] = njit(cache=True, error_model="numpy")(kernel.run)
-    except RuntimeError:  # no folder can be written: it is compiled anew in each process
-        compiled = njit(error_model="numpy")(kernel.run)
-    return compiled
+# --- interpreted -----------------------------------------------------------------------------------------------------
 
 
 def _interpreted(fleet: NDArray[Any], states: NDArray[Any], *rest: Any) -> None:

@@ -15,9 +15,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from forecaster.domain import Incident
-from serving.delivery.courier import STOP_SECONDS, Clocks, delay
+from serving.delivery.courier import Clocks, delay
 from serving.delivery.notices import page_of
 from serving.delivery.sending import Outcome, Sender
+from serving.delivery.worker import Worker
 from serving.render import dumps
 
 logger = logging.getLogger(__name__)
@@ -108,19 +109,15 @@ class Told:
 
 
 @dataclass(slots=True)
-class Pusher:
-    """Sends them, in its own thread."""
+class Pusher(Worker):
+    """Sends them, in its own thread. Alerts of a service that stops end by themselves, or go on with the next one."""
 
     url: str
     told: Told
     clocks: Clocks = field(default_factory=Clocks)
     counts: Counter[str] = field(default_factory=Counter)  # outcome -> requests
     _failures: int = 0
-    _wake: threading.Condition = field(default_factory=threading.Condition)
     _at_once: bool = False
-    _stopped: bool = False
-    _sender: Sender | None = None
-    _thread: threading.Thread | None = None
 
     def take(self, incidents: Iterable[Incident], now: datetime) -> None:
         if self.told.take(incidents, now):
@@ -130,6 +127,8 @@ class Pusher:
 
     def step(self) -> float:
         """Sends all that is to be said now; returns seconds until it is to be said again."""
+        with self._wake:
+            self._at_once = False  # what comes from here on is for the next step
         if self._sender is None:
             self._sender = Sender(TIMEOUT_SECONDS)
         alerts = self.told.alerts(self.clocks.wall())
@@ -143,30 +142,11 @@ class Pusher:
         self._failures = 0
         return RENEWED_EVERY
 
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
-        self._thread.start()
+    def _name(self) -> str:
+        return NAME
 
-    def close(self) -> None:
-        """Alerts of a service that stops end by themselves, or go on with the one that starts after it."""
-        with self._wake:
-            self._stopped = True
-            self._wake.notify()
-        if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+    def _wait_after_error(self) -> float:
+        return RENEWED_EVERY
 
-    def _run(self) -> None:
-        while True:
-            try:
-                wait = self.step()
-            except Exception:
-                logger.exception("alertmanager: sending failed")
-                wait = RENEWED_EVERY
-            with self._wake:
-                if not self._stopped and not self._at_once:
-                    self._wake.wait(wait)
-                self._at_once = False
-                if self._stopped:
-                    break
-        if self._sender is not None:
-            self._sender.close()
+    def _may_wait(self, wait: float | None) -> bool:
+        return not self._at_once

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -18,13 +17,13 @@ from typing import Protocol
 
 from serving.delivery.notices import Message
 from serving.delivery.sending import Answer, Destination, Outcome, Sender, headers_of
+from serving.delivery.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 MOST_WAITING = 1_000  # messages of one destination; beyond it the oldest are dropped
 FIRST_DELAY, LONGEST_DELAY = 1.0, 300.0  # seconds
 LONGEST_TRIED = timedelta(days=1)
-STOP_SECONDS = 2.0
 
 
 class Outbox(Protocol):
@@ -53,8 +52,8 @@ def delay(attempts: int, chance: float, asked: float | None = None) -> float:
 
 
 @dataclass(slots=True)
-class Courier:
-    """One destination. `add` from any thread; `step` from one."""
+class Courier(Worker):
+    """One destination. `add` from any thread; `step` from one. What waits when it closes stays in the store."""
 
     to: Destination
     outbox: Outbox
@@ -63,10 +62,6 @@ class Courier:
     _waiting: deque[Message] = field(default_factory=deque)
     _attempts: int = 0  # failed ones, of the first that waits
     _due: float = 0.0  # monotonic time of its next attempt
-    _wake: threading.Condition = field(default_factory=threading.Condition)
-    _stopped: bool = False
-    _sender: Sender | None = None
-    _thread: threading.Thread | None = None
 
     def add(self, message: Message) -> None:
         """Takes it for delivery; kept already if it is one of the store's."""
@@ -125,32 +120,14 @@ class Courier:
             self._end(message, answer.outcome, answer.why)
         return 0.0 if more else None
 
-    def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"courier {self.to.name}", daemon=True)
-        self._thread.start()
+    def _name(self) -> str:
+        return f"courier {self.to.name}"
 
-    def close(self) -> None:
-        """What waits stays in the store. An attempt that hangs is not waited for."""
-        with self._wake:
-            self._stopped = True
-            self._wake.notify()
-        if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+    def _wait_after_error(self) -> float:
+        return LONGEST_DELAY
 
-    def _run(self) -> None:
-        while True:
-            try:
-                wait = self.step()
-            except Exception:
-                logger.exception("courier failed: destination=%s", self.to.name)
-                wait = LONGEST_DELAY
-            with self._wake:
-                if not self._stopped and wait != 0.0 and (wait is not None or not self._waiting):
-                    self._wake.wait(wait)
-                if self._stopped:
-                    break
-        if self._sender is not None:
-            self._sender.close()
+    def _may_wait(self, wait: float | None) -> bool:
+        return wait != 0.0 and (wait is not None or not self._waiting)
 
     def _try(self, message: Message) -> Answer:
         if self._sender is None:

@@ -7,7 +7,6 @@ hold them to `decide`, `judge` and `issue`. A tick is 15 s, the decision interva
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from forecaster.compiling import compiled as machine_code
 from forecaster.domain import FloatArray, IntArray
 from forecaster.quantiles import at_level
 from forecaster.scaling import decision, risk
@@ -179,18 +179,6 @@ def turned(depth: float, load: float, out: Any, tick: int, dial: Any) -> float:
     return moved
 
 
-@functools.cache
 def _run(compiled: bool) -> Callable[..., None]:
     """`run`, as machine code where that is asked for."""
-    if not compiled:
-        return run
-    from numba import njit
-    from numba.extending import register_jitable
-
-    for helper in (remembered, turned):
-        register_jitable(helper)
-    try:
-        made: Callable[..., None] = njit(cache=True, error_model="numpy")(run)
-    except RuntimeError:  # no folder can be written: it is compiled anew in each process
-        made = njit(error_model="numpy")(run)
-    return made
+    return machine_code(run, (remembered, turned)) if compiled else run

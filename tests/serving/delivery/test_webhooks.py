@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forecaster.domain import Incident
-from serving.delivery import courier
+from serving.delivery import worker
 from serving.delivery.courier import LONGEST_DELAY, MOST_WAITING, Clocks, Courier, delay
 from serving.delivery.delivery import Delivery
 from serving.delivery.notices import CLOSED, OPENED, WORSENED, message, notices
@@ -339,7 +339,7 @@ def test_telling_never_waits_for_a_receiver_that_hangs(store: Store, receiver: R
 def test_closing_does_not_wait_for_long_and_keeps_what_waits(
     store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(worker, "STOP_SECONDS", 0.1)
     receiver.answers = [0]
     made = Delivery((to(receiver),), None, EXTERNAL, store)
     made.start()

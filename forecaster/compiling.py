@@ -1,0 +1,22 @@
+"""Plain functions as machine code. numba is imported when the first one is asked for, not before."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+@functools.cache
+def compiled(run: Callable[..., None], helpers: tuple[Callable[..., Any], ...]) -> Callable[..., None]:
+    """`run`, which calls `helpers`. It is kept beside its module, or in the user's cache folder, or not at all."""
+    from numba import njit
+    from numba.extending import register_jitable
+
+    for helper in helpers:
+        register_jitable(helper)
+    try:
+        made: Callable[..., None] = njit(cache=True, error_model="numpy")(run)
+    except RuntimeError:  # no folder can be written: it is compiled anew in each process
+        made = njit(error_model="numpy")(run)
+    return made
