@@ -378,6 +378,9 @@ def whatif(
     only: Annotated[str, typer.Option(help="Series with this in their name.", metavar="TEXT")] = "",
     price: Annotated[float | None, typer.Option(help="Of a replica-hour, to show money.", min=0)] = None,
     html: Annotated[Path | None, typer.Option(help="Writes a page that needs nothing else.", metavar="FILE")] = None,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Plays what happens while forecasts are broken; exit 1 where it is worse.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What a past would have cost and been short of: HPA as it is, tuned, ours and perfect foresight."""
@@ -399,6 +402,13 @@ def whatif(
 
         assert config is not None
         wanted = from_prometheus(load_config(config, os.environ), datetime.now(UTC), start_ups)
+    if faults:
+        from forecaster.scaling.whatif.faults import totals
+        from serving import whatif_faults
+
+        found = whatif_faults.outcomes(wanted.trials, _progress("breaking"))
+        typer.echo(json.dumps(whatif_faults.as_dict(found)) if as_json else whatif_faults.as_text(found))
+        raise typer.Exit(0 if found and all(one.holds for one in totals(found)) else 1)
     told = receipts.told(wanted, price=price, detailed=html is not None, done=_progress("replaying"))
     if html is not None:
         from serving import whatif_page
@@ -562,8 +572,8 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Examples and checkpoint, to go on from; DIR.work.", metavar="DIR")
     ] = None,
-    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 700,
-    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 32_000,
+    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 1_300,
+    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 36_000,
     seed: Annotated[int, typer.Option(help="Decides data and weights.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     processes: Annotated[int, typer.Option(help="That make the examples.", min=1, max=256)] = 2,
