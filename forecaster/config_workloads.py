@@ -87,7 +87,7 @@ def _lead_time(value: object) -> timedelta | None:
 
 def _managed(value: object) -> str:
     if value == "target":
-        raise bad("is experimental and not in this release", "[minReplicas]")
+        raise bad("is not in this release", "[minReplicas]; `forecaster generate --save` saves replicas instead")
     return values.choice("minReplicas")(value)
 
 

@@ -259,8 +259,3 @@ def bracketed(text: str) -> str:
     check_query(text)
     inner = f"{text.strip()}\n" if "#" in text else text.strip()
     return f"vector({inner})" if _is_scalar(_parse(text)) else f"({inner})"
-
-
-def keeps_label(text: str, label: str) -> bool:
-    """Whether the series of the expression can still tell `label`. Raises InputError where it is no PromQL."""
-    return _keeps(_parse(text), label)

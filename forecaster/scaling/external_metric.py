@@ -148,10 +148,10 @@ def _load(one: ReactiveLoad, target: float) -> str:
 
 
 def _capacity(one: ReactiveLoad, query: str) -> str:
+    """One number: of the workload's own series, or of one without its labels, which is meant for all; the smallest."""
     text = promql.bracketed(query)
-    kept = [label for label in one.for_each if promql.keeps_label(query, label)]
-    if kept and len(kept) == len(one.for_each):
-        return f"on ({', '.join(kept)}) ({text} > 0)"
+    if one.labels:
+        text = f"{text} and on ({', '.join(one.labels)}) ({_series_with(one.labels)} or vector(1))"
     return f"on () group_left () (min({text}) > 0)"
 
 

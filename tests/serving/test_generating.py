@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,24 @@ import pytest
 import yaml
 
 from forecaster.config import load_config
+from forecaster.domain import Mode, Recommendation
 from forecaster.errors import InputError
 from forecaster.promql import check_query
+from forecaster.reasons import ReasonCode
+from forecaster.scaling.external_metric import (
+    FLOOR,
+    RECOMMENDED,
+    STATUS,
+    SURE,
+    VALID_UNTIL,
+    ReactiveLoad,
+    external_metric,
+)
 from serving import cli
 from serving.generating import Asked, Generated, as_yaml, generate
+from serving.metrics_text import FAMILIES, recommendations_section
 from tests.apiserver import FakeApiServer, cpu_metric
+from tests.forecaster.scaling.test_external_metric import evaluate
 from tests.serving.actuator.harness import cluster
 
 MINORS = ("1.32", "1.34", "1.36")
@@ -326,6 +340,41 @@ def test_an_api_server_that_does_not_answer_leaves_the_bounds_and_says_so(
     found = made(tmp_path, config, scale_target="Deployment/front")
     assert found.manifests.objects[0]["spec"]["maxReplicas"] == 40
     assert "could not be read" in found.manifests.notes[0]
+
+
+# --- what the service publishes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.prometheus
+def test_the_metric_understands_what_the_service_really_publishes(tmp_path: Path) -> None:
+    now = datetime.fromtimestamp(0, UTC)  # promtool begins in 1970
+    made = Recommendation(
+        workload="checkout",
+        namespace="shop",
+        hpa="checkout",
+        hpa_uid="u",
+        floor=4,
+        desired_replicas=6,
+        reactive=6,
+        made_at=now,
+        valid_for=timedelta(minutes=5),
+        data_through=now,
+        model_version="m",
+        mode=Mode.RECOMMEND,
+        candidates=(),
+        bound_by="proactive",
+        reasons=(),
+    )
+    text = recommendations_section([made], [1e9]).text.decode()
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    series = {name.replace("}", ',instance="a",job="forecaster"}'): f"{value}x40" for name, _, value in lines}
+    status = 'forecaster_workload_status{workload="checkout",reason="ok",instance="a",job="forecaster"}'
+    series |= {"rps": "100x40", status: "1x40"}
+    load = ReactiveLoad("checkout", "sum(rps)", 0.7, 120.0)
+    evaluate(tmp_path, external_metric("shop", "checkout", [load]), series, {"4m": 504.0, "5m": 100.0})
+    evaluate(tmp_path, external_metric("shop", "checkout", [load], save=True), series, {"4m": 336.0, "5m": 100.0})
+    assert {RECOMMENDED, FLOOR, VALID_UNTIL, STATUS} <= set(FAMILIES)
+    assert set(SURE) - {"ok"} <= {code.value for code in ReasonCode}
 
 
 # --- the verb --------------------------------------------------------------------------------------------------------

@@ -187,6 +187,31 @@ def test_of_a_template_only_the_workloads_own_series_counts(tmp_path: Path) -> N
 
 
 @pytest.mark.prometheus
+@pytest.mark.parametrize(
+    ("for_each", "capacity", "expected"),
+    [
+        ((), "full", 2500.0),
+        ((), "scalar(full) # of one replica", 2500.0),
+        ((), "120", 2500.0),
+        ((), "full * 0", None),
+        ((), "nothing", None),
+        (("app",), "full", 2500.0),
+        (("app",), "120", 2500.0),
+    ],
+    ids=["a series", "a scalar", "a number", "zero", "none", "one number for a template", "a scalar for a template"],
+)
+def test_a_capacity_in_promql_stays_in_the_query(
+    tmp_path: Path, for_each: tuple[str, ...], capacity: str, expected: float | None
+) -> None:
+    labels = dict.fromkeys(for_each, "a")
+    load = ReactiveLoad("checkout", "sum by (app) (rps)", 0.7, None, capacity, labels, for_each)
+    series = {'rps{app="a",pod="1"}': "100x80", 'rps{app="a",pod="2"}': "200x80", 'full{job="x"}': "120x80"}
+    metric = external_metric("shop", "checkout", [load])
+    evaluate(tmp_path, metric, series, {"5m": expected})
+    assert metric.target == "700"
+
+
+@pytest.mark.prometheus
 def test_several_workloads_on_one_hpa_count_each_by_its_own_capacity(tmp_path: Path) -> None:
     second = ReactiveLoad("batch", "jobs", 0.5, 2.0)  # 1 for each replica
     metric = external_metric("shop", "checkout", [CHECKOUT, second])
