@@ -55,6 +55,14 @@ class Part(StrEnum):
     TUNE = "tune"
 
 
+class Metric(StrEnum):
+    """How an HPA is given an external metric."""
+
+    KEDA = "keda"
+    ADAPTER = "adapter"
+    HPA = "hpa"
+
+
 class Stamp(StrEnum):
     """What the time stamp of a row in a file labels."""
 
@@ -416,6 +424,37 @@ def whatif(
         whatif_page.write(told, html)
     typer.echo(json.dumps(report.as_dict(told)) if as_json else report.as_text(told))
     raise typer.Exit(1 if any(one.unfit for one in (told.recorded or {}).values()) else 0)
+
+
+@app.command()
+def generate(
+    kind: Annotated[Metric, typer.Argument(help="keda: a ScaledObject; adapter: prometheus-adapter's rule; hpa.")],
+    workload: Annotated[str, typer.Option(help="Name of the workload.", metavar="NAME")],
+    config: ConfigOption = Path("forecaster.yaml"),
+    hpa: Annotated[
+        Path | None, typer.Option(help="The HPA (kubectl get hpa -o yaml), where it cannot be read.", metavar="FILE")
+    ] = None,
+    scale_target: Annotated[
+        str | None, typer.Option(help="What it scales, where no HPA can be read.", metavar="KIND/NAME")
+    ] = None,
+    capacity: Annotated[
+        float | None, typer.Option(help="Load at which one replica is full, instead of capacityPerReplica.")
+    ] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(help="Prometheus as KEDA reaches it, instead of prometheus.url.", metavar="URL")
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Lets the load use 90 % of capacity while the forecast counts.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """An external metric for an HPA: our value while it counts, the reactive rule always. Prints, writes nothing."""
+    from forecaster.config import load_config
+    from serving import generating
+
+    asked = generating.Asked(kind.value, workload, hpa, scale_target, capacity, prometheus, save)
+    made = generating.generate(load_config(config, os.environ), asked, os.environ)
+    typer.echo(generating.as_json(made) if as_json else generating.as_yaml(made))
 
 
 @app.command()
