@@ -105,7 +105,8 @@ class ScaleConfig(ConfigModel):
         float | str | None, Written(values.capacity, "number, PromQL or learned", _CAPACITY_SCHEMA, none="learned")
     ] = None
     """Load at which one replica is full, in the unit of `load`: a number such as `120`, `1.5k` or `250m`, or PromQL
-    that gives one. `learned`: this release does not learn it, and says `capacity_unknown`."""
+    that gives one. `learned`: from the CPU usage of its pods at that load, or from the `averageValue` of the HPA's own
+    metric; the low end of what it may be counts. Where neither is known, `capacity_unknown`."""
     lead_time: Annotated[
         timedelta | None,
         Written(_lead_time, "auto, or a duration, 1s to 15m", _LEAD_TIME_SCHEMA, values.duration_text, "auto"),

@@ -131,7 +131,9 @@ class Cycle:
         self.reading = reading
         spent = {"read": self._timer() - began}
         other_rows = self._align(reading)
-        scaled = self._deciding.gather(reading.workloads, self._row_of, reading.facts, reading.capacity)
+        scaled = self._deciding.gather(
+            reading.workloads, self._row_of, reading.facts, reading.capacity, reading.learned, reading.newest
+        )
         saturated = self._deciding.saturated(scaled, reading.newest)
         self._remember_saturation(reading, scaled, saturated)
         self._gathering.begin()
@@ -335,6 +337,7 @@ class Cycle:
                     risk_detail={} if found is None else self._risk_detail(found[0]),
                     lead_time_seconds=None if found is None else found[1].lead_time.total_seconds(),
                     capacity_per_replica=None if found is None else found[1].capacity,
+                    capacity_note="" if found is None or found[1].learned is None else found[1].learned.words,
                     budget_used_ratio=budget[row],
                     facts=None if found is None else found[1].facts,
                     min_replicas=None if made is None else made.users_own,

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from forecaster import grid, promql
+from forecaster import capacity_facts, grid, promql
+from forecaster.capacity_facts import CapacityFacts, Lesson
 from forecaster.chunks import CHUNK_SECONDS, CHUNK_VERSION, ChunkHead, Span, merged, without
 from forecaster.chunks import HistoryChunk as HistoryChunk  # what `dump` gives and `restore` takes
 from forecaster.cluster_facts import ClusterFacts
@@ -42,6 +43,7 @@ from forecaster.domain import (
 from forecaster.errors import InputError, SourceError
 from forecaster.ports import MetricSource
 from forecaster.reasons import Reason, ReasonCode
+from forecaster.scaling.learned_capacity import Learned
 
 FINE_COLUMNS = 2_880
 OVERLAP = 3  # steps that are read again: a scrape can be late
@@ -83,6 +85,7 @@ class Reading:
     limits: FloatArray  # (row,) resource limit; NaN for loads and where unknown
     facts: Mapping[str, HpaFacts]  # "namespace/hpa" ->
     clock_skew_seconds: float | None  # Prometheus' clock minus ours
+    learned: Mapping[str, Learned] = field(default_factory=dict)  # workload -> what was learned of its capacity
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -222,6 +225,7 @@ class History:
         self._own: dict[SeriesKey, Sequence[Span]] = {}
         self._chunks: list[HistoryChunk] = []  # restored, waiting for the first reading
         self._facts = ClusterFacts()
+        self._lessons = CapacityFacts()
         self._capacity: dict[str, tuple[float, float]] = {}  # workload -> (value, when)
         self._skew = 0.0
         self._known_skew: float | None = None
@@ -268,6 +272,8 @@ class History:
                 self._live(asking, [one])
         self._pool()
         self._resource_newest()
+        if not self.backlog and self._kube_state_metrics:
+            self._learn_capacity(asking, at)
         if moved:
             self._drop(seconds)
         return self._reading(asking, at, moved)
@@ -298,7 +304,7 @@ class History:
             fresh.restore(list(self.dump()))
         ids = {entry.id for entry in fresh._entries}
         fresh._events, fresh._own, fresh._facts, fresh._skew = self._events, self._own, self._facts, self._skew
-        fresh._known_skew = self._known_skew
+        fresh._known_skew, fresh._lessons = self._known_skew, self._lessons
         names = {work.name for entry in self._entries if entry.id in ids for work in entry.workloads.values()}
         fresh._capacity = {name: value for name, value in self._capacity.items() if name in names}
         for name in self.__dict__:
@@ -869,6 +875,60 @@ class History:
             except SourceError as error:
                 self._notices.append(Reason(error.reason, f"kube-state-metrics: {error}"))
 
+    def _learn_capacity(self, asking: _Asking, at: datetime) -> None:
+        """Capacities that nobody wrote down, a few at a time, once their history is there."""
+        wanted = [
+            work.name
+            for entry in self._entries
+            for work in entry.workloads.values()
+            if work.scale is not None and work.scale.capacity_per_replica is None and work.scale.capacity_query is None
+        ]
+        self._lessons.keep(wanted)
+        if bool(getattr(asking.source, "slowed", False)) or not any(self._lessons.due(name, at) for name in wanted):
+            return
+        try:
+            self._lessons.read(asking, at, self._lessons_of(set(wanted), at))
+        except SourceError as error:
+            self._notices.append(Reason(error.reason, f"learning capacity: {error}"))
+
+    def _lessons_of(self, wanted: set[str], at: datetime) -> list[Lesson]:
+        assert self._coarse is not None
+        columns = int(capacity_facts.SPAN.total_seconds()) // self._coarse_step
+        times, values = self._coarse.times[-columns:], self._coarse.view()[:, -columns:]
+        _, masked = self._masked()
+        lessons: list[Lesson] = []
+        for entry in self._entries:
+            for labels, workload in entry.workloads.items():
+                scale, row = workload.scale, entry.series[0].row_of.get(labels)
+                if workload.name not in wanted or scale is None or row is None:
+                    continue
+                if not self._lessons.due(workload.name, at):
+                    continue
+                facts = self._facts.facts.get(f"{scale.namespace}/{scale.hpa}")
+                own = self._own_cpu(entry, labels)
+                target = None if facts is None or facts.scale_target is None else facts.scale_target
+                limit = None if own is None else float(self._table["limit"][own])
+                lessons.append(
+                    Lesson(
+                        workload=workload.name,
+                        scale_target=None if target is None else f"{scale.namespace}/{target}",
+                        times=times,
+                        load=values[row].astype(np.float64),
+                        masked=None if masked is None else masked[row, -columns:],
+                        usage=None if own is None else values[own].astype(np.float64),
+                        limit=limit if limit is not None and np.isfinite(limit) else None,
+                        ready=None if facts is None else facts.ready_replicas,
+                    )
+                )
+        return lessons
+
+    def _own_cpu(self, entry: _Entry, labels: Labels) -> int | None:
+        """The row of a workload's own resource `cpu`."""
+        for resource, series in zip(entry.spec.resources, entry.series[1:], strict=True):
+            if resource.name == "cpu":
+                return series.row_of.get(labels)
+        return None
+
     def _limit(self, asking: _Asking, resource: ResourceSpec, series: _Series, at: datetime) -> None:
         if resource.limit is None or not series.row_of:
             return
@@ -955,6 +1015,7 @@ class History:
             limits=table["limit"].copy(),
             facts=self._facts.facts,
             clock_skew_seconds=self._known_skew,
+            learned=dict(self._lessons.learned),
         )
 
     def _reasons(self, asking: _Asking, at: datetime) -> tuple[tuple[Reason, ...], ...]:

@@ -31,6 +31,7 @@ from serving.checking_model import ModelFound
 from serving.hpa_reader import ApiHpas, reader_of
 
 SCHEMA_VERSION = 1
+MOST_SAID = 5  # workloads whose learned capacity or measured start-up is told at length
 MOST_LINES = 40  # workloads of one table; --json has all
 REMARKS = frozenset(  # codes that hinder neither a forecast nor a decision
     {
@@ -59,6 +60,9 @@ class Found:
     hpa: str | None
     facts: HpaFacts | None
     reasons: tuple[Reason, ...]  # those that hinder first
+    capacity: float | None = None  # load at which one replica is full
+    capacity_note: str = ""  # what a learned one rests on
+    lead_time_seconds: float | None = None  # from a decision to ready pods
 
     @property
     def hinders(self) -> tuple[Reason, ...]:
@@ -182,6 +186,9 @@ def _found(
         hpa=name,
         facts=known_facts,
         reasons=(*hinder, *rest),
+        capacity=status.capacity_per_replica,
+        capacity_note=status.capacity_note,
+        lead_time_seconds=status.lead_time_seconds,
     )
 
 
@@ -205,6 +212,12 @@ def _owned(found: Found, refusals: Mapping[str, str]) -> Found:
 
 
 _NO_FLOOR = frozenset({ReasonCode.CAPACITY_UNKNOWN, ReasonCode.HPA_NOT_FOUND, ReasonCode.HPA_INVALID})
+
+
+def _start_up(facts: HpaFacts) -> str:
+    """ "95 s (90 % of 24 starts in 14 days)"."""
+    assert facts.lead_time is not None
+    return f"{facts.lead_time.total_seconds():.0f} s (90 % of {facts.lead_time_pods} starts in 14 days)"
 
 
 def _costs(source: PrometheusSource, specs: Sequence[WorkloadSpec]) -> dict[str, tuple[int, float]]:
@@ -260,6 +273,10 @@ def as_json(report: Report) -> str:
                 "minReplicas": None if one.facts is None else one.facts.min_replicas,
                 "maxReplicas": None if one.facts is None else one.facts.max_replicas,
                 "minReplicasOwner": None if one.facts is None else one.facts.owner,
+                "capacityPerReplica": one.capacity,
+                "capacityNote": one.capacity_note,
+                "leadTimeSeconds": one.lead_time_seconds,
+                "leadTimePods": None if one.facts is None else one.facts.lead_time_pods,
                 "reason": one.hinders[0].code.value if one.hinders else None,
                 "reasons": [_reason_json(reason) for reason in one.reasons],
             }
@@ -317,6 +334,16 @@ def _advice(report: Report) -> list[str]:
     if report.backlog_seconds:
         lines.append("Not all of the history was read in time; `serve` goes on reading it. --timeout gives more.")
     lines += [f"{reason.code.value}: {reason.detail} → {ADVICE[reason.code][1]}" for reason in report.notices]
+    learned = [one for one in report.workloads if one.capacity is not None and one.capacity_note]
+    lines += [
+        f"capacity of {one.name}: {one.capacity:.4g} a replica, {one.capacity_note}" for one in learned[:MOST_SAID]
+    ]
+    measured = [one for one in report.workloads if one.facts is not None and one.facts.lead_time is not None]
+    lines += [
+        f"lead time of {one.name}: {one.lead_time_seconds:.0f} s, pods are ready after {_start_up(one.facts)}"
+        for one in measured[:MOST_SAID]
+        if one.lead_time_seconds is not None and one.facts is not None
+    ]
     seen: set[ReasonCode] = set()
     for one in report.workloads:
         for reason in one.reasons:
