@@ -233,7 +233,7 @@ class Cycle:
         assert self._vigil.faults is not None
         faulty = np.asarray(self._vigil.faults.kind) != 0
         faulty |= np.array([bool(said) for said in reading.reasons], dtype=np.bool_)
-        self._watch.step(head, observed, reading.limits, ready, masked, faulty)
+        self._watch.step(head, observed, reading.limits, ready, masked, faulty, reading.pods)
         self._accounts = self._vigil.accounts
         facts = {one.workload.name: one.facts for one in scaled if one.facts is not None}
         found = (*self._vigil.open_incidents(), *self._vigil.followed.closed)

@@ -89,6 +89,8 @@ class ResourceSpec:
     name: str
     usage: str
     limit: str | None = None
+    per_pod: str | None = None  # usage of each pod or node, a series each
+    pod_label: str = "pod"  # label that names it
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ nobody. Faults of Prometheus are results here, not exceptions: a reason per row.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from forecaster import capacity_facts, grid, promql
+from forecaster.anomaly.causes import Pods
 from forecaster.capacity_facts import CapacityFacts, Lesson
 from forecaster.chunks import CHUNK_SECONDS, CHUNK_VERSION, ChunkHead, Span, merged, without
 from forecaster.chunks import HistoryChunk as HistoryChunk  # what `dump` gives and `restore` takes
@@ -56,6 +58,9 @@ POOL_ROWS = 1_024  # at a time: after a cold start all of the fine grid is poole
 MOST_SKEW = 5.0  # seconds between the two clocks before it matters
 DROPPED_AFTER = 86_400  # seconds without a sample until a row of a template goes
 NEW_ROWS_EVERY = 3_600  # seconds between back-fills for labels that are new in a template
+MOST_PODS = 1_000  # of one resource of one workload that are told apart
+NO_PODS = Pods()
+KEPT_PODS = 3_600  # seconds that a pod without a sample is kept: anomaly.peers begins anew with it then
 KEPT_VALUES = 3_600  # seconds that a capacity or limit outlives its last answer
 NEVER_NEGATIVE = 1_440  # samples without a negative one before a negative one is a fault
 ACCEPT_NEGATIVE = 60  # negative samples in a row until they are the way things are now
@@ -86,6 +91,7 @@ class Reading:
     facts: Mapping[str, HpaFacts]  # "namespace/hpa" ->
     clock_skew_seconds: float | None  # Prometheus' clock minus ours
     learned: Mapping[str, Learned] = field(default_factory=dict)  # workload -> what was learned of its capacity
+    pods: Pods = NO_PODS  # usage of single pods at the grid's head; `row` counts the rows of `context`
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -226,6 +232,7 @@ class History:
         self._chunks: list[HistoryChunk] = []  # restored, waiting for the first reading
         self._facts = ClusterFacts()
         self._lessons = CapacityFacts()
+        self._pods: dict[tuple[str, str], tuple[int, float]] = {}  # (row's text, pod) -> (last seen, usage at the head)
         self._capacity: dict[str, tuple[float, float]] = {}  # workload -> (value, when)
         self._skew = 0.0
         self._known_skew: float | None = None
@@ -304,7 +311,7 @@ class History:
             fresh.restore(list(self.dump()))
         ids = {entry.id for entry in fresh._entries}
         fresh._events, fresh._own, fresh._facts, fresh._skew = self._events, self._own, self._facts, self._skew
-        fresh._known_skew, fresh._lessons = self._known_skew, self._lessons
+        fresh._known_skew, fresh._lessons, fresh._pods = self._known_skew, self._lessons, self._pods
         names = {work.name for entry in self._entries if entry.id in ids for work in entry.workloads.values()}
         fresh._capacity = {name: value for name, value in self._capacity.items() if name in names}
         for name in self.__dict__:
@@ -853,6 +860,7 @@ class History:
         table = self._table
         slowed = bool(getattr(asking.source, "slowed", False))
         table["count"][:] = np.nan
+        self._ask_pods(asking)
         if not slowed:
             for entry in self._entries:
                 for series in entry.series:
@@ -940,6 +948,56 @@ class History:
         self._table["limit"][rows[known]] = values[known]
         self._table["limit_at"][rows[known]] = at.timestamp()
 
+    def _ask_pods(self, asking: _Asking) -> None:
+        """Usage of single pods at the head of the grid. A pod that is not there is NaN until it is forgotten."""
+        assert self._fine is not None
+        head = self._fine.head
+        found: dict[tuple[str, str], tuple[int, float]] = {
+            key: (seen, math.nan) for key, (seen, _) in self._pods.items() if head - seen < KEPT_PODS
+        }
+        for entry in self._entries:
+            for resource, series in zip(entry.spec.resources, entry.series[1:], strict=True):
+                if resource.per_pod is None or not series.row_of:
+                    continue
+                answer = self._quietly(asking, resource.per_pod, datetime.fromtimestamp(head, UTC))
+                if answer is not None:
+                    self._take_pods(found, resource, series, answer, head)
+        self._pods = found
+
+    def _take_pods(
+        self,
+        found: dict[tuple[str, str], tuple[int, float]],
+        resource: ResourceSpec,
+        series: _Series,
+        answer: Samples,
+        head: int,
+    ) -> None:
+        of: dict[int, list[tuple[str, float]]] = defaultdict(list)
+        for labels, value in zip(answer.labels, answer.values[:, 0].tolist(), strict=True):
+            row, name = (
+                series.row_of.get(_combination(labels, series.entry.spec.for_each)),
+                labels.get(resource.pod_label),
+            )
+            if row is not None and name and math.isfinite(value):
+                of[row].append((name, value))
+        for row, pods in of.items():
+            if len(pods) > MOST_PODS:
+                text = f"{self._rows[row].key.workload}: {len(pods)} series of perPod, {MOST_PODS} are told apart"
+                self._notices.append(Reason(ReasonCode.TOO_MANY_SERIES, text))
+                continue
+            found.update({(self._rows[row].text, name): (head, value) for name, value in pods})
+
+    def _pods_now(self) -> Pods:
+        if not self._pods:
+            return NO_PODS
+        rows = {row.text: i for i, row in enumerate(self._rows)}
+        known = [(name, rows[text], value) for (text, name), (_, value) in self._pods.items() if text in rows]
+        return Pods(
+            tuple(name for name, _, _ in known),
+            np.array([row for _, row, _ in known], dtype=np.int64),
+            np.array([value for _, _, value in known], dtype=np.float64),
+        )
+
     def _ask_capacity(self, asking: _Asking, entry: _Entry, scale: ScaleSpec, at: datetime) -> None:
         assert scale.capacity_query is not None
         answer = self._quietly(asking, scale.capacity_query, at)
@@ -1016,6 +1074,7 @@ class History:
             facts=self._facts.facts,
             clock_skew_seconds=self._known_skew,
             learned=dict(self._lessons.learned),
+            pods=self._pods_now(),
         )
 
     def _reasons(self, asking: _Asking, at: datetime) -> tuple[tuple[Reason, ...], ...]:

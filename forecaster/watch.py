@@ -55,9 +55,14 @@ class Watch:
     ) -> None:
         """Judges the samples of the grid time `head`; arrays over the cycle's rows, NaN where not known.
 
-        `ready` counts replicas, in the rows of loads. `pods.row` counts the resources, in the order of `keys`.
+        `ready` counts replicas, in the rows of loads. `pods.row` counts the cycle's rows; those of loads are left out.
         """
         rows, loads = self._rows, self._loads
+        pods = Pods() if pods is None else pods
+        place = np.full(len(observed), -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        of = place[pods.row]
+        mine = of >= 0
         seen = causes.Seen(
             now=head,
             load=observed[loads],
@@ -66,7 +71,11 @@ class Watch:
             replicas=ready[loads],
             masked=masked[rows] | masked[loads],
             faulty=faulty[rows] | faulty[loads],
-            pods=Pods() if pods is None else pods,
+            pods=Pods(
+                tuple(name for name, one in zip(pods.names, mine.tolist(), strict=True) if one),
+                of[mine],
+                np.asarray(pods.usage)[mine],
+            ),
         )
         self.found = causes.follow(self._state, seen, SHARE * self.per_week, self._step)
         self._state = self.found.state

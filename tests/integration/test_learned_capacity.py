@@ -127,6 +127,7 @@ OWN = ResourceSpec(
     "cpu",
     'sum(rate(container_cpu_usage_seconds_total{pod=~"checkout-.*"}[5m]))',
     'sum(kube_pod_container_resource_limits{resource="cpu", pod=~"checkout-.*"}) * 0.5',
+    'sum by (pod) (rate(container_cpu_usage_seconds_total{pod=~"checkout-.*"}[5m]))',
 )
 
 
@@ -190,3 +191,13 @@ def test_start_up_is_measured_and_the_hpa_s_own_metric_gives_a_capacity(reading:
     assert not by_name["checkout"].lead_time_assumed
     assert by_name["queue"].capacity == pytest.approx(60.0 / 0.7)
     assert by_name["mystery"].capacity is None
+
+
+def test_usage_of_single_pods_is_read_where_it_is_asked_for(reading: Reading) -> None:
+    keys = reading.context.fine.keys
+    assert {keys[row].workload for row in reading.pods.row.tolist()} == {"own"}
+    now = int(reading.context.fine.origin.timestamp())
+    ready = int(ready_of(np.array([now]))[0])
+    assert set(reading.pods.names) >= {pod_of("checkout", number) for number in range(ready)}
+    truth = IDLE + PER_LOAD * load_of("checkout", np.arange(now - 299, now + 1, 60)).mean() / ready
+    assert np.nanmedian(reading.pods.usage) == pytest.approx(truth, rel=0.2)
