@@ -13,7 +13,7 @@ from training.anomalies.faults import WorkloadDetector, measured_faults
 from training.anomalies.nulls import measured_nulls
 
 SEED = 0
-CAUSES = "causes"  # our kinds that see a whole workload: among the injected faults only, where no model is picked
+CAUSES = "causes"  # our kinds that see a whole workload: among the injected faults only
 Stages = Callable[[str, float], None]
 
 
@@ -36,7 +36,11 @@ def benchmark(asked: Asked, as_json: bool, stages: Stages, width: int | None) ->
     """(what is printed, whether a series was scored). Raises InputError for what the user must mend."""
     if asked.png is not None:
         import matplotlib  # noqa: F401 - that it is missing is to be said before the work, not after it
-    wanted = run.Asked(asked.data, asked.stamps_end, asked.only, asked.models, asked.processes)
+    has_causes = asked.faults > 0 and (asked.models is None or CAUSES in asked.models)
+    models = asked.models
+    if has_causes and models is not None:
+        models = tuple(name for name in models if name != CAUSES)
+    wanted = run.Asked(asked.data, asked.stamps_end, asked.only, models, asked.processes)
     known = taking_part()
     told = run.benchmark(wanted, known, lambda share: stages("scoring", share))
     detectors = {name: known[name] for name in told.models}
@@ -45,7 +49,7 @@ def benchmark(asked: Asked, as_json: bool, stages: Stages, width: int | None) ->
         nulls = measured_nulls(told.cases, detectors, SEED, asked.processes, lambda share: stages("null series", share))
     if asked.faults:
         of_workloads: dict[str, Detector | WorkloadDetector] = {**detectors}
-        if asked.models is None:
+        if has_causes:
             of_workloads[CAUSES] = Causes()
         faults = measured_faults(
             of_workloads, asked.faults, SEED, asked.processes, lambda share: stages("injected faults", share)
