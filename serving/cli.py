@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -378,17 +379,24 @@ def whatif(
     only: Annotated[str, typer.Option(help="Series with this in their name.", metavar="TEXT")] = "",
     price: Annotated[float | None, typer.Option(help="Of a replica-hour, to show money.", min=0)] = None,
     html: Annotated[Path | None, typer.Option(help="Writes a page that needs nothing else.", metavar="FILE")] = None,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Also on the log of `serve`: what it said beside what is promised.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What a past would have cost and been short of: HPA as it is, tuned, ours and perfect foresight."""
     import json
 
     from forecaster.scaling.whatif import report
+    from forecaster.scaling.whatif.shadow import Shadow
     from serving import whatif as receipts
 
     if (data is None) == (config is None):
         raise InputError("whatif: write --data PATH, or --config FILE for Prometheus")
+    if recorded and config is None:
+        raise InputError("--recorded: the log stands in the store of a configuration: write --config FILE")
     start_ups = () if start_up is None else receipts.start_ups_of(start_up)
+    shadows: tuple[Shadow, ...] = ()
     if data is not None:
         size = receipts.Size(capacity, replicas, min_replicas, max_replicas, target, float(stabilization))
         ends = timestamps is Stamp.END
@@ -398,8 +406,14 @@ def whatif(
         from serving.whatif_prometheus import from_prometheus
 
         assert config is not None
-        wanted = from_prometheus(load_config(config, os.environ), datetime.now(UTC), start_ups)
+        loaded = load_config(config, os.environ)
+        wanted = from_prometheus(loaded, datetime.now(UTC), start_ups)
+        if recorded:
+            from serving import whatif_recorded
+
+            shadows = whatif_recorded.shadows(loaded.store, wanted)
     told = receipts.told(wanted, price=price, detailed=html is not None, done=_progress("replaying"))
+    told = replace(told, shadows=shadows)
     if html is not None:
         from serving import whatif_page
 

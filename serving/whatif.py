@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forecaster.domain import ScaleSpec
 from forecaster.errors import InputError
 from forecaster.scaling.whatif import peaks, yardstick
 from forecaster.scaling.whatif.receipt import Receipt, receipt_of
@@ -48,6 +49,7 @@ class Wanted:
     kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     recorded: dict[str, Recorded] | None = None
+    scales: dict[str, ScaleSpec] = field(default_factory=dict)  # as configured; none of a file
 
 
 def start_ups_of(text: str) -> tuple[int, ...]:
