@@ -13,11 +13,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from forecaster.errors import ForecasterError, InputError
+
+if TYPE_CHECKING:
+    from serving.whatif import Wanted
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _EXTRAS = {  # module -> the extra that brings it
@@ -382,6 +385,10 @@ def whatif(
     recorded: Annotated[
         bool, typer.Option("--recorded", help="Also on the log of `serve`: what it said beside what is promised.")
     ] = False,
+    faults: Annotated[
+        bool,
+        typer.Option("--faults", help="Instead: a failing forecaster beside the HPA alone. Exit 1: a bound broke."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What a past would have cost and been short of: HPA as it is, tuned, ours and perfect foresight."""
@@ -395,6 +402,8 @@ def whatif(
         raise InputError("whatif: write --data PATH, or --config FILE for Prometheus")
     if recorded and config is None:
         raise InputError("--recorded: the log stands in the store of a configuration: write --config FILE")
+    if faults and (recorded or html is not None or price is not None):
+        raise InputError("--faults: prints a table of its own: leave out --recorded, --html and --price")
     start_ups = () if start_up is None else receipts.start_ups_of(start_up)
     shadows: tuple[Shadow, ...] = ()
     if data is not None:
@@ -412,6 +421,8 @@ def whatif(
             from serving import whatif_recorded
 
             shadows = whatif_recorded.shadows(loaded.store, wanted)
+    if faults:
+        _faults(wanted, as_json)
     told = receipts.told(wanted, price=price, detailed=html is not None, done=_progress("replaying"))
     told = replace(told, shadows=shadows)
     if html is not None:
@@ -420,6 +431,19 @@ def whatif(
         whatif_page.write(told, html)
     typer.echo(json.dumps(report.as_dict(told)) if as_json else report.as_text(told))
     raise typer.Exit(1 if any(one.unfit for one in (told.recorded or {}).values()) else 0)
+
+
+def _faults(wanted: Wanted, as_json: bool) -> NoReturn:
+    import json
+
+    from forecaster.scaling.whatif import faults_report
+    from serving import whatif_faults
+
+    found = whatif_faults.outcomes(wanted, _progress("breaking"))
+    said = faults_report.as_dict if as_json else faults_report.as_text
+    told = said(found, wanted.left_out)
+    typer.echo(json.dumps(told) if as_json else told)
+    raise typer.Exit(0 if all(one.kept for one in faults_report.lines(found)) else 1)
 
 
 @app.command()

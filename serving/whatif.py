@@ -126,19 +126,26 @@ def told(
 ) -> Told:
     """The receipts of all trials, in their order. `done` takes the share that is."""
     receipts: dict[tuple[str, int], Receipt] = {}
-    names = list(dict.fromkeys(one.name for one in wanted.trials))
-    steps = {one.name: one.step for one in wanted.trials}
     points = detailed or len(wanted.trials) <= DETAILED
-    batches = []
-    for step in sorted(set(steps.values())):
-        members = [name for name in names if steps[name] == step]
-        batches += [members[first : first + _AT_ONCE] for first in range(0, len(members), _AT_ONCE)]
-    for number, some in enumerate(batches):
-        group = [one for one in wanted.trials if one.name in some]
-        receipts |= _receipts(group, points, _part(done, number, len(batches)))
+    groups = batches(wanted.trials)
+    for number, group in enumerate(groups):
+        receipts |= _receipts(group, points, _part(done, number, len(groups)))
     done(1.0)
     ordered = [receipts[one.name, one.start_up] for one in wanted.trials]
     return Told(ordered, wanted.kinds, wanted.left_out, price, wanted.recorded)
+
+
+def batches(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials of one step whose days can run side by side, a name's start-up times together."""
+    names = list(dict.fromkeys(one.name for one in trials))
+    steps = {one.name: one.step for one in trials}
+    out = []
+    for step in sorted(set(steps.values())):
+        members = [name for name in names if steps[name] == step]
+        for first in range(0, len(members), _AT_ONCE):
+            some = members[first : first + _AT_ONCE]
+            out.append([one for one in trials if one.name in some])
+    return out
 
 
 def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:

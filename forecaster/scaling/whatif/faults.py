@@ -1,0 +1,278 @@
+"""Never worse than the HPA: what becomes of load and cost when the forecaster fails in the test part.
+
+A floor at the default dial, hold and step limits stands on the user's own HPA, as in production. Each fault begins at
+one moment of the test part and stays; what came before is sound. What defends is what defends a live service: the
+choice by measured skill with persistence behind it, the limit of new peaks, the dial, step limits, the end of a
+validity and the walk back. Pure; forecasts come from outside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from forecaster import skill
+from forecaster.domain import BoolArray, FloatArray, Forecast, IntArray, ScaleSpec
+from forecaster.scaling import decision
+from forecaster.scaling.hpa import SYNC_SECONDS
+from forecaster.scaling.simulate import Simulation
+from forecaster.scaling.whatif import floors, peaks
+from forecaster.scaling.whatif.floors import TICKS_A_MINUTE
+from forecaster.scaling.whatif.peaks import LEVELS, Said
+from forecaster.scaling.whatif.settings import highest_load
+from forecaster.scaling.whatif.trial import DAY, Trial
+
+NONE, DEAD = "none", "dead"
+FORECASTS = ("nan", "frozen", "x10", "x0", "late")  # the same load, another word of the forecaster
+LOADS = ("regime_up", "regime_down", "incident")  # another load: forecasts are made anew on it
+KINDS = (NONE, DEAD, *FORECASTS, *LOADS)
+ONSET = 0.25  # of the test part
+LATE_SECONDS = 3600
+DEAD_SECONDS = 2 * 3600  # of one death; then the service comes back
+_BETWEEN_DEATHS = 31 * 3600  # so that each hour of the day gets its turn
+REGIMES = {"regime_up": 2.0, "regime_down": 0.5}
+_INCIDENT_DAYS, _INCIDENT_HOURS, _INCIDENT_RATIO = 7, (9, 13), 3.0
+MOST_TIME, MOST_COST, MOST_EXTRA = 0.001, 0.05, 0.5  # share of time, share of replica-hours, minutes for each death
+_CHAIN = skill.Chain(("forecaster", "persistence"), reference=1)
+_HORIZONS = np.array([1], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One fault on one series, from its onset to the end of the test part, beside the HPA alone."""
+
+    kind: str
+    seconds: float
+    above: float  # seconds above capacity, ours
+    above_hpa: float
+    replica_hours: float  # outside of the validity and the walk back after each onset
+    replica_hours_hpa: float
+    deaths: int = 0
+    extra_minutes: float = 0.0  # above capacity more than the HPA, in all deaths together
+
+    @property
+    def time(self) -> float:
+        """Share of time above capacity, more than the HPA alone."""
+        return (self.above - self.above_hpa) / self.seconds
+
+    @property
+    def cost(self) -> float:
+        return self.replica_hours / self.replica_hours_hpa - 1.0
+
+
+def onset(trial: Trial) -> int:
+    """Step of the trial, counted from the begin of training, at which a fault begins."""
+    return trial.cut - trial.first + round(ONSET * (trial.end - trial.cut))
+
+
+def changed(trial: Trial, kind: str) -> Trial:
+    """The trial under another load: the level changes for good at the onset, or incidents fill the week before it."""
+    begin = trial.first + onset(trial)
+    ratio = np.ones(len(trial.values))
+    if kind in REGIMES:
+        ratio[begin:] = REGIMES[kind]
+    else:
+        hour = trial.times % DAY / 3600
+        low, high = _INCIDENT_HOURS
+        week = np.arange(len(ratio)) >= begin - _INCIDENT_DAYS * DAY // trial.step
+        ratio[week & (hour > low) & (hour <= high)] = _INCIDENT_RATIO
+        ratio[begin:] = 1.0
+    ticks = np.repeat(ratio[trial.first : trial.end], trial.per_step)
+    return replace(trial, values=trial.values * ratio, load=trial.load * ticks)
+
+
+def broken(said: Said, kind: str, begin: int, step: int) -> Said:
+    """What the forecaster says from step `begin` on."""
+    medians, tops = said.medians.copy(), said.peaks.copy()
+    if kind in ("x10", "x0", "nan"):
+        factor = {"x10": 10.0, "x0": 0.0, "nan": math.nan}[kind]
+        medians[begin:] *= factor
+        tops[begin:] *= factor
+    elif kind == "frozen":
+        medians[begin:], tops[begin:] = medians[begin], tops[begin]
+    elif kind == "late":
+        back = LATE_SECONDS // step
+        places = np.maximum(np.arange(begin, len(tops)) - back, 0)
+        medians[begin:], tops[begin:] = said.medians[places], said.peaks[places]
+    return Said(medians, tops)
+
+
+# --- the choice by skill ---------------------------------------------------------------------------------------------
+
+
+def gated(trials: Sequence[Trial], ours: Sequence[Said], last: Sequence[Said], column: int) -> list[Said]:
+    """Each row's forecast as the live choice by skill would have issued it, step by step; all of one step.
+
+    `last` is persistence's. `column`: of the windows of `ours` and `last`.
+    """
+    step, rows = trials[0].step, len(trials)
+    steps = max(one.end - one.first for one in trials)
+    window = int(peaks.windows_of(step, [trials[0].start_up])[0])
+    windows = np.full(rows, window, dtype=np.int64)
+    came = _padded([one.values[one.first : one.end] for one in trials], steps)
+    tops = [_padded([said.peaks[:, column] for said in one], steps) for one in (ours, last)]
+    available = np.stack([np.isfinite(top).all(axis=2) for top in tops], axis=2)
+    known = np.arange(1, steps + 1, dtype=np.int64) * step + DAY  # time of each sample
+    state = skill.blank([str(row) for row in range(rows)], _CHAIN)
+    picks = np.zeros((rows, steps), dtype=np.int64)
+    reach = window + 2 * skill.PENDING
+    for place in range(steps):
+        if place:
+            seen = slice(max(place - reach, 0), place)
+            state = skill.observe(state, _CHAIN, step, known[seen], came[:, seen])
+        picks[:, place], state = skill.choose(state, available[:, place], _CHAIN.first)
+        now = place * step + DAY
+        answers = [_answer(top[:, place], windows, step, now) for top in tops]
+        state = skill.issue(state, answers, now)
+    out = []
+    for row, (one, other) in enumerate(zip(ours, last, strict=True)):
+        count = len(one.peaks)
+        taken = picks[row, :count] == 1
+        out.append(
+            Said(
+                np.where(taken[:, None], other.medians, one.medians),
+                np.where(taken[:, None, None], other.peaks, one.peaks),
+            )
+        )
+    return out
+
+
+def _padded(parts: Sequence[FloatArray], steps: int) -> FloatArray:
+    out = np.full((len(parts), steps, *parts[0].shape[1:]), np.nan)
+    for row, part in enumerate(parts):
+        out[row, : len(part)] = part
+    return out
+
+
+def _answer(peak: FloatArray, windows: IntArray, step: int, now: int) -> Forecast:
+    rows = len(peak)
+    return Forecast(
+        origin=datetime.fromtimestamp(now, UTC),
+        step=timedelta(seconds=step),
+        horizons=_HORIZONS,
+        levels=LEVELS,
+        values=np.zeros((rows, len(LEVELS), 1)),
+        peak=peak,
+        windows=windows,
+        model=("",) * rows,
+        missing=(None,) * rows,
+    )
+
+
+# --- floors ----------------------------------------------------------------------------------------------------------
+
+
+def floors_under(trial: Trial, said: Said, column: int) -> tuple[IntArray, FloatArray]:
+    """(floors, levels of the dial), (tick,) each, at the default dial, hold and step limits."""
+    scale = ScaleSpec("-", trial.name)
+    need = floors.needs(peaks.on_ticks(trial, said, column), LEVELS, floors.depth_levels(), trial.capacity)
+    need = floors.capped(need, highest_load(trial), trial.capacity)
+    lead = float(trial.start_up)
+    rules = rules_of(trial, scale)
+    return floors.dialled(need, trial.load, rules, capacity=trial.capacity, lead_seconds=lead, asked=scale.risk)
+
+
+def rules_of(trial: Trial, scale: ScaleSpec) -> floors.FloorRules:
+    bounds = scale.bounds
+    return floors.FloorRules(
+        trial.hpa.min_replicas,
+        trial.hpa.max_replicas,
+        scale.hold.total_seconds(),
+        bounds.max_step_up_ratio,
+        bounds.max_step_down_ratio,
+    )
+
+
+def validity_ticks(trial: Trial) -> int:
+    """How long the last floor counts."""
+    seconds = decision.validity(ScaleSpec("-", trial.name), timedelta(seconds=trial.start_up)).total_seconds()
+    return math.ceil(seconds / SYNC_SECONDS)
+
+
+def walk_back(floor: int, own: int, valid: int, ticks: int) -> IntArray:
+    """(tick,) minReplicas after the last word: it counts for `valid` ticks, then walks back, a step a minute."""
+    out = np.full(ticks, floor, dtype=np.int64)
+    ratio = ScaleSpec("-", "-").bounds.max_step_down_ratio
+    for begin in range(valid, ticks, TICKS_A_MINUTE):
+        floor = max(own, floor - max(1, math.floor(floor * ratio)))
+        out[begin:] = floor
+    return out
+
+
+def deaths(trial: Trial) -> list[int]:
+    """Ticks at which the service dies, each DEAD_SECONDS long."""
+    begin, every = onset(trial) * trial.per_step, int(_BETWEEN_DEATHS // SYNC_SECONDS)
+    return list(range(begin, max(len(trial.load) - 2 * int(DEAD_SECONDS // SYNC_SECONDS), begin + 1), every))
+
+
+def dying(trial: Trial, sound: IntArray) -> IntArray:
+    """(tick,) floors where the service dies and comes back, again and again.
+
+    It comes back without memory: its floor grows from the user's own by the step limit, up to the sound one.
+    """
+    out, own, valid = sound.copy(), trial.hpa.min_replicas, validity_ticks(trial)
+    length, ratio = int(DEAD_SECONDS // SYNC_SECONDS), ScaleSpec("-", "-").bounds.max_step_up_ratio
+    for begin in deaths(trial):
+        end = min(begin + length, len(out))
+        out[begin:end] = walk_back(int(out[begin - 1]), own, valid - 1, end - begin)
+        most = own
+        for tick in range(end, len(out)):
+            if (tick - end) % TICKS_A_MINUTE == 0:
+                most += max(1, math.floor(most * ratio))
+            if most >= sound[tick]:
+                break
+            out[tick] = most
+    return out
+
+
+# --- beside the HPA alone --------------------------------------------------------------------------------------------
+
+
+def outcomes(trial: Trial, given: Sequence[tuple[str, IntArray]]) -> list[Outcome]:
+    """`given`: (kind, floors (tick,)) of faults under the load of `trial`; all beside the HPA alone under it."""
+    count, load = len(given) + 1, trial.load[trial.cut_tick :]
+    alone = np.zeros(len(load), dtype=np.int64)
+    stacked = np.stack([alone, *(one[trial.cut_tick :] for _, one in given)])
+    loads = np.broadcast_to(load, (count, len(load)))
+    simulation = Simulation([trial.service()] * count, loads[:, 0], first_floors=stacked[:, 0])
+    done = simulation.run(loads, stacked, SYNC_SECONDS, trace=True)
+    assert done is not None
+    above = (loads > done.ready * trial.capacity) * SYNC_SECONDS
+    hours = done.replicas * SYNC_SECONDS / 3600.0
+    begin = onset(trial) * trial.per_step - trial.cut_tick
+    out = []
+    for row, (kind, floor) in enumerate(given, start=1):
+        starts = [one - trial.cut_tick for one in deaths(trial)] if kind == DEAD else [begin]
+        counted = _counted(trial, floor, starts, begin)
+        dead = np.zeros(len(load), dtype=np.bool_)
+        for one in starts if kind == DEAD else ():
+            dead[one : one + int(DEAD_SECONDS // SYNC_SECONDS)] = True
+        out.append(
+            Outcome(
+                kind=kind,
+                seconds=float((len(load) - begin) * SYNC_SECONDS),
+                above=float(above[row, begin:].sum()),
+                above_hpa=float(above[0, begin:].sum()),
+                replica_hours=float(hours[row, counted].sum()),
+                replica_hours_hpa=float(hours[0, counted].sum()),
+                deaths=len(starts) if kind == DEAD else 0,
+                extra_minutes=float((above[row, dead].sum() - above[0, dead].sum()) / 60.0),
+            )
+        )
+    return out
+
+
+def _counted(trial: Trial, floor: IntArray, starts: Sequence[int], begin: int) -> BoolArray:
+    """(tick of the test part,) from `begin` on, without the validity and the walk back after each onset."""
+    counted = np.ones(len(floor) - trial.cut_tick, dtype=np.bool_)
+    counted[:begin] = False
+    own, valid = trial.hpa.min_replicas, validity_ticks(trial)
+    for one in starts:
+        before = int(floor[trial.cut_tick + one - 1])
+        walked = walk_back(before, own, valid, len(counted) - one)
+        counted[one : one + int((walked > own).sum()) + valid * (before <= own)] = False
+    return counted
