@@ -5,9 +5,13 @@ The receipt itself is forecaster.scaling.whatif; here are files, Prometheus and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 from forecaster.domain import ScaleSpec
 from forecaster.errors import InputError
@@ -23,6 +27,10 @@ from models.profile import Profile
 
 DETAILED = 12  # receipts with a frontier and worst hours, unless a page is asked for
 _AT_ONCE = 32  # services whose days run side by side: memory
+_PROCESSES = 2  # a receipt is plain Python and small arrays: threads would wait for each other
+_WORTH_PROCESSES = 8  # services; below, starting processes costs more than they save
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +133,10 @@ def told(
     done: Callable[[float], None] = lambda share: None,
 ) -> Told:
     """The receipts of all trials, in their order. `done` takes the share that is."""
-    receipts: dict[tuple[str, int], Receipt] = {}
     points = detailed or len(wanted.trials) <= DETAILED
-    groups = batches(wanted.trials)
-    for number, group in enumerate(groups):
-        receipts |= _receipts(group, points, _part(done, number, len(groups)))
+    receipts: dict[tuple[str, int], Receipt] = {}
+    for some in each_batch(batches(wanted.trials), partial(_receipts, points=points), done):
+        receipts |= some
     done(1.0)
     ordered = [receipts[one.name, one.start_up] for one in wanted.trials]
     return Told(ordered, wanted.kinds, wanted.left_out, price, wanted.recorded)
@@ -142,10 +149,31 @@ def batches(trials: Sequence[Trial]) -> list[list[Trial]]:
     out = []
     for step in sorted(set(steps.values())):
         members = [name for name in names if steps[name] == step]
-        for first in range(0, len(members), _AT_ONCE):
-            some = members[first : first + _AT_ONCE]
+        count = -(-len(members) // _AT_ONCE)
+        if len(members) >= _WORTH_PROCESSES:
+            count = max(count, _PROCESSES)
+        size = -(-len(members) // count)
+        for first in range(0, len(members), size):
+            some = members[first : first + size]
             out.append([one for one in trials if one.name in some])
     return out
+
+
+def each_batch(
+    groups: Sequence[list[Trial]], work: Callable[..., T], done: Callable[[float], None] = lambda share: None
+) -> Iterator[T]:
+    """What `work` makes of each group, in order: in this process, or in one for each core where it is worth one.
+
+    `work` takes a group and, in this process alone, `done` for its progress.
+    """
+    if min(len(group) for group in groups) < _WORTH_PROCESSES // _PROCESSES or len(groups) < _PROCESSES:
+        for number, group in enumerate(groups):
+            yield work(group, done=_part(done, number, len(groups)))
+        return
+    with ProcessPoolExecutor(_PROCESSES, get_context("spawn")) as pool:
+        for number, made in enumerate(pool.map(work, groups)):
+            done((number + 1) / len(groups))
+            yield made
 
 
 def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
@@ -153,7 +181,9 @@ def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[f
     return lambda share: done(min((number + share) / count, 0.999))
 
 
-def _receipts(trials: Sequence[Trial], points: bool, done: Callable[[float], None]) -> dict[tuple[str, int], Receipt]:
+def _receipts(
+    trials: Sequence[Trial], points: bool, done: Callable[[float], None] = lambda share: None
+) -> dict[tuple[str, int], Receipt]:
     by_name = {one.name: one for one in reversed(trials)}
     start_ups = sorted({one.start_up for one in trials})
     singles = list(by_name.values())

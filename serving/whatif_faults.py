@@ -12,7 +12,7 @@ from forecaster.scaling.whatif.trial import Trial
 from models.fits import FitCache
 from models.persistence import Persistence
 from models.profile import Profile
-from serving.whatif import Wanted, batches
+from serving.whatif import Wanted, batches, each_batch
 
 
 def outcomes(
@@ -20,14 +20,15 @@ def outcomes(
 ) -> list[tuple[Trial, tuple[Outcome, ...]]]:
     """All faults of each trial, in their order."""
     found: dict[tuple[str, int], tuple[Outcome, ...]] = {}
-    groups = batches(wanted.trials)
-    for number, group in enumerate(groups):
-        found |= _of(group)
-        done((number + 1) / len(groups))
+    for some in each_batch(batches(wanted.trials), _of, done):
+        found |= some
+    done(1.0)
     return [(one, found[one.name, one.start_up]) for one in wanted.trials]
 
 
-def _of(trials: Sequence[Trial]) -> dict[tuple[str, int], tuple[Outcome, ...]]:
+def _of(
+    trials: Sequence[Trial], done: Callable[[float], None] = lambda share: None
+) -> dict[tuple[str, int], tuple[Outcome, ...]]:
     start_ups = sorted({one.start_up for one in trials})
     singles = list({one.name: one for one in reversed(trials)}.values())
     loads = [singles, *([faults.changed(one, kind) for one in singles] for kind in faults.LOADS)]
