@@ -49,6 +49,7 @@ def test_the_json_holds_the_contract(answered: tuple[dict[str, object], str]) ->
         "summary",
         "dial",
         "recorded",
+        "shadow",
         "leftOut",
     }
     rows = [row for row in body["rows"] if row["part"] == "test"]  # type: ignore[attr-defined]
