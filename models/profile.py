@@ -775,7 +775,8 @@ class _Live(LiveRows):
         low, share = np.broadcast_to(low, (len(members), low.shape[1])), share
         if not share.any():
             return self._smoothed(low, members, 1)[0]
-        return between(*self._smoothed(low, members, 2), share)
+        here, after = self._smoothed(low, members, 2)
+        return between(here, after, share)
 
     def _smoothed(self, columns: IntArray, members: IntArray, count: int) -> list[FloatArray]:
         """Coarse samples at `columns`, and at the `count` - 1 columns after them, each smoothed with its neighbours."""
