@@ -15,7 +15,9 @@ def at_level(quantiles: FloatArray, levels: tuple[float, ...], wanted: ArrayLike
     exponential tail, continued with its last slope. Rows of NaN give NaN. Raises ValueError for a level outside (0, 1).
     """
     rows = len(quantiles)
-    level = np.broadcast_to(np.asarray(wanted, dtype=np.float64), (rows,))
+    level = np.asarray(wanted, dtype=np.float64)  # one for all stays one: the same sums, once
+    if level.ndim:
+        level = np.broadcast_to(level, (rows,))
     if not ((level > 0) & (level < 1)).all():
         raise ValueError("a quantile level lies strictly between 0 and 1")
     if len(levels) < 2:
@@ -24,7 +26,7 @@ def at_level(quantiles: FloatArray, levels: tuple[float, ...], wanted: ArrayLike
     x = _stretch(level)
     right = np.clip(np.searchsorted(known, x), 1, len(known) - 1)  # (row,) outside: the outermost pair
     left = right - 1
-    row = np.arange(rows)
+    row = np.arange(rows) if level.ndim else slice(None)
     low, high = quantiles[row, left].astype(np.float64), quantiles[row, right].astype(np.float64)
     share = (x - known[left]) / (known[right] - known[left])
     return np.asarray(low + share * (high - low))

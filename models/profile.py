@@ -774,20 +774,28 @@ class _Live(LiveRows):
         share = (offset % self.cs / self.cs).astype(np.float32)
         low, share = np.broadcast_to(low, (len(members), low.shape[1])), share
         if not share.any():
-            return self._smooth_at(low, members)
-        return between(self._smooth_at(low, members), self._smooth_at(low + 1, members), share)
+            return self._smoothed(low, members, 1)[0]
+        here, after = self._smoothed(low, members, 2)
+        return between(here, after, share)
 
-    def _smooth_at(self, columns: IntArray, members: IntArray) -> FloatArray:
-        whole = np.full((len(self.rows), columns.shape[1]), -1, dtype=np.int64)
-        whole[members] = columns
-        middle = self.taken(True, whole)[members]
+    def _smoothed(self, columns: IntArray, members: IntArray, count: int) -> list[FloatArray]:
+        """Coarse samples at `columns`, and at the `count` - 1 columns after them, each smoothed with its neighbours."""
+        width = columns.shape[1]
+        around = range(-1, count + 1)
+        whole = np.full((len(self.rows), width * len(around)), -1, dtype=np.int64)
+        whole[members] = np.concatenate([columns + shift for shift in around], axis=1)
+        seen = self.taken(True, whole)[members].reshape(len(members), len(around), width)
         if self.cs > 600:
-            return middle.astype(np.float32)
-        left, right = self.taken(True, whole - 1)[members], self.taken(True, whole + 1)[members]
-        total = 2 * np.nan_to_num(middle) + np.nan_to_num(left) + np.nan_to_num(right)
-        mass = 2.0 * ~np.isnan(middle) + ~np.isnan(left) + ~np.isnan(right)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.where(mass > 0, total / mass, np.nan).astype(np.float32))
+            return [seen[:, place].astype(np.float32) for place in range(1, count + 1)]
+        known = 1.0 * ~np.isnan(seen)
+        filled = np.nan_to_num(seen)
+        out = []
+        for place in range(1, count + 1):
+            total = 2 * filled[:, place] + filled[:, place - 1] + filled[:, place + 1]
+            mass = 2.0 * known[:, place] + known[:, place - 1] + known[:, place + 1]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                out.append(np.asarray(np.where(mass > 0, total / mass, np.nan).astype(np.float32)))
+        return out
 
     def _medians(self, ahead: IntArray) -> tuple[FloatArray, tuple[IntArray, IntArray, FloatArray]]:
         """(row, n) normalised model values `ahead` (n,) seconds after now."""

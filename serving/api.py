@@ -29,7 +29,7 @@ from forecaster.anomaly import feedback
 from forecaster.domain import Event, Override
 from forecaster.errors import InputError
 from forecaster.ports import Forecaster, MetricSource
-from serving import auth, forecasting, metrics_text, past, problems, promview, schemas
+from serving import auth, forecasting, metrics_text, past, problems, promview, schemas, whatif_posted
 from serving.health import Health
 from serving.limits import TokenBucket, body_of
 from serving.loop import Board
@@ -122,6 +122,7 @@ def build(edges: Edges) -> Any:
     _view_routes(app, edges)
     if edges.role != "loop":
         _forecast_route(app, edges)
+        _whatif_route(app, edges)
         _writing_routes(app, edges)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     sessions = auth.Sessions(edges.tokens) if edges.tokens else None
@@ -341,6 +342,34 @@ def _forecast_route(app: FastAPI, edges: Edges) -> None:
 
         series = await anyio.to_thread.run_sync(read)  # outside of the limit: a slow Prometheus delays no other
         return _ready(await anyio.to_thread.run_sync(compute, limiter=one_at_a_time))
+
+
+def _whatif_route(app: FastAPI, edges: Edges) -> None:
+    busy = anyio.Lock()  # a receipt takes a core for seconds
+
+    @app.post(
+        "/api/v1/whatif",
+        summary="The receipt of a posted past, or of a query's.",
+        **_answers(schemas.WhatifOut, 408, 429, 502, 503),
+        **_takes(schemas.WhatifBody),
+    )
+    async def whatif(request: Request) -> Response:
+        raw = await body_of(request)
+        body = await anyio.to_thread.run_sync(_parsed, schemas.WhatifBody, raw)
+        try:
+            busy.acquire_nowait()
+        except anyio.WouldBlock:
+            raise Problem(429, "busy", "another receipt is being made: try again", {"Retry-After": "15"}) from None
+        try:
+            if body.query is not None:
+                _may_query(request, edges, 1)
+                source = _source(edges)
+                past = await anyio.to_thread.run_sync(whatif_posted.fetched, body, source, edges.wall())
+            else:
+                past = whatif_posted.posted(body)
+            return _ready(await whatif_posted.receipt(body, past))
+        finally:
+            busy.release()
 
 
 def _writing_routes(app: FastAPI, edges: Edges) -> None:
@@ -677,6 +706,7 @@ def _fields(body: bytes, most: int) -> list[tuple[str, str]]:
 _BODIES = (
     schemas.ForecastBody,
     schemas.ForecastBatch,
+    schemas.WhatifBody,
     schemas.FeedbackBody,
     schemas.EventBody,
     schemas.OverrideBody,

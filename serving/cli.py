@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from forecaster.errors import ForecasterError, InputError
+
+if TYPE_CHECKING:
+    from serving.whatif import Wanted
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 _EXTRAS = {  # module -> the extra that brings it
@@ -386,8 +390,12 @@ def whatif(
     only: Annotated[str, typer.Option(help="Series with this in their name.", metavar="TEXT")] = "",
     price: Annotated[float | None, typer.Option(help="Of a replica-hour, to show money.", min=0)] = None,
     html: Annotated[Path | None, typer.Option(help="Writes a page that needs nothing else.", metavar="FILE")] = None,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Also on the log of `serve`: what it said beside what is promised.")
+    ] = False,
     faults: Annotated[
-        bool, typer.Option("--faults", help="Plays what happens while forecasts are broken; exit 1 where it is worse.")
+        bool,
+        typer.Option("--faults", help="Instead: a failing forecaster beside the HPA alone. Exit 1: a bound broke."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -395,11 +403,17 @@ def whatif(
     import json
 
     from forecaster.scaling.whatif import report
+    from forecaster.scaling.whatif.shadow import Shadow
     from serving import whatif as receipts
 
     if (data is None) == (config is None):
         raise InputError("whatif: write --data PATH, or --config FILE for Prometheus")
+    if recorded and config is None:
+        raise InputError("--recorded: the log stands in the store of a configuration: write --config FILE")
+    if faults and (recorded or html is not None or price is not None):
+        raise InputError("--faults: prints a table of its own: leave out --recorded, --html and --price")
     start_ups = () if start_up is None else receipts.start_ups_of(start_up)
+    shadows: tuple[Shadow, ...] = ()
     if data is not None:
         size = receipts.Size(capacity, replicas, min_replicas, max_replicas, target, float(stabilization))
         ends = timestamps is Stamp.END
@@ -409,21 +423,35 @@ def whatif(
         from serving.whatif_prometheus import from_prometheus
 
         assert config is not None
-        wanted = from_prometheus(load_config(config, os.environ), datetime.now(UTC), start_ups)
-    if faults:
-        from forecaster.scaling.whatif.faults import totals
-        from serving import whatif_faults
+        loaded = load_config(config, os.environ)
+        wanted = from_prometheus(loaded, datetime.now(UTC), start_ups)
+        if recorded:
+            from serving import whatif_recorded
 
-        found = whatif_faults.outcomes(wanted.trials, _progress("breaking"))
-        typer.echo(json.dumps(whatif_faults.as_dict(found)) if as_json else whatif_faults.as_text(found))
-        raise typer.Exit(0 if found and all(one.holds for one in totals(found)) else 1)
+            shadows = whatif_recorded.shadows(loaded.store, wanted)
+    if faults:
+        _faults(wanted, as_json)
     told = receipts.told(wanted, price=price, detailed=html is not None, done=_progress("replaying"))
+    told = replace(told, shadows=shadows)
     if html is not None:
         from serving import whatif_page
 
         whatif_page.write(told, html)
     typer.echo(json.dumps(report.as_dict(told)) if as_json else report.as_text(told))
     raise typer.Exit(1 if any(one.unfit for one in (told.recorded or {}).values()) else 0)
+
+
+def _faults(wanted: Wanted, as_json: bool) -> NoReturn:
+    import json
+
+    from forecaster.scaling.whatif import faults_report
+    from serving import whatif_faults
+
+    found = whatif_faults.outcomes(wanted, _progress("breaking"))
+    said = faults_report.as_dict if as_json else faults_report.as_text
+    told = said(found, wanted.left_out)
+    typer.echo(json.dumps(told) if as_json else told)
+    raise typer.Exit(0 if all(one.kept for one in faults_report.lines(found)) else 1)
 
 
 @app.command()

@@ -36,14 +36,20 @@ class Series:
 def fetched(body: ForecastBody, source: MetricSource, now: datetime) -> Series:
     """The series of a query that came by REST. Raises InputError and SourceError."""
     assert body.query is not None
-    limits_for_untrusted(body.query)
     step = int(body.step.total_seconds())
     end = grid.floor_to(now.timestamp(), step)
     span = min(QUERY_SPAN.total_seconds(), MOST_QUERY_POINTS * step)
     start = grid.floor_to(body.start.timestamp(), step) if body.start else end - int(span // step) * step
     if not 0 < (end - start) / step <= MOST_QUERY_POINTS:
         raise InputError(f"start: it gives {(end - start) / step:.0f} points, 1 to {MOST_QUERY_POINTS} are allowed")
-    found = source.range(body.query, datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC), body.step)
+    return queried(body.query, body.step, start, end, source)
+
+
+def queried(query: str, every: timedelta, start: int, end: int, source: MetricSource) -> Series:
+    """One series of an untrusted query between two times of its grid (Unix seconds), from its first sample on."""
+    limits_for_untrusted(query)
+    step = int(every.total_seconds())
+    found = source.range(query, datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC), every)
     if len(found.labels) != 1:
         raise InputError(f"query: it answers {len(found.labels)} series, one is needed: aggregate it, e.g. with sum(…)")
     values = grid.on_grid(found.times, found.values[0], end, step, round((end - start) / step) + 1)

@@ -13,6 +13,7 @@ LONGEST_HORIZON = timedelta(days=7)
 SHORTEST_STEP, LONGEST_STEP = timedelta(seconds=1), timedelta(days=1)
 MOST_STEPS = 10_080  # of a forecast: a week of minutes
 MOST_VALUES = 100_000  # of one series
+MOST_WHATIF_VALUES = 50_000  # of a receipt: five weeks of minutes
 MOST_ITEMS = 1_000
 MOST_NUMBERS = 2_000_000  # of one answer
 MOST_QUANTILES = 21
@@ -76,6 +77,7 @@ Duration = Annotated[
     Field(json_schema_extra=_DURATION_SCHEMA),
 ]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e18, le=1e18)]
+Load = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1e18)]
 Level = Annotated[float, Field(strict=True, gt=0.0, lt=1.0)]
 Moment = Annotated[AwareDatetime, BeforeValidator(lambda v: _text_only(v)), Field(description="RFC 3339 with a zone.")]
 WorkloadName = Annotated[str, Field(min_length=1, max_length=512)]
@@ -140,6 +142,56 @@ class ForecastBatch(Body):
         numbers = sum(int(one.horizon / one.step) * len(one.quantiles) for one in self.items)
         if numbers > MOST_NUMBERS:
             raise ValueError(f"items: the answer would hold {numbers} numbers, at most {MOST_NUMBERS} are allowed")
+        return self
+
+
+class WhatifBody(Body):
+    """A past to be replayed: posted values, or PromQL, with the HPA that stands on it."""
+
+    name: WorkloadName = "posted"
+    start: Moment | None = Field(None, description="Time of the first value; needed with `values`.")
+    step: Duration = timedelta(minutes=1)
+    values: Annotated[list[Load | None], Field(min_length=1, max_length=MOST_WHATIF_VALUES)] | None = Field(
+        None, description="Load, each for the step that ends at its time; null: missing."
+    )
+    query: Annotated[str, Field(min_length=1, max_length=4_096)] | None = None
+    history: Duration = Field(timedelta(days=24), description="Of a query; 24 days give both parts their full length.")
+    startups: Annotated[list[Duration], Field(min_length=1, max_length=3)] = Field([timedelta(seconds=180)])
+    capacity_per_replica: Annotated[float, Field(strict=True, gt=0, le=1e18, allow_inf_nan=False)] | None = None
+    replicas: Annotated[int, Field(strict=True, ge=1, le=10_000)] = Field(
+        28, description="Without a capacity: the 99.5 % quantile of the load fills so many."
+    )
+    min_replicas: Annotated[int, Field(strict=True, ge=0, le=1_000)] = 2
+    max_replicas: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 200
+    target: Annotated[int, Field(strict=True, ge=1, le=100)] = Field(70, description="Of the HPA, per cent.")
+    stabilization: Annotated[int, Field(strict=True, ge=0, le=3_600)] = Field(300, description="Of the HPA, seconds.")
+    price: Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False)] | None = Field(
+        None, description="Of a replica-hour."
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> WhatifBody:
+        if self.step.total_seconds() % 15 or not self.step <= LONGEST_STEP:
+            raise ValueError("step: write a multiple of 15 s, at most 1d")
+        if (self.values is None) == (self.query is None):
+            raise ValueError("give either values or query")
+        if self.values is not None and self.start is None:
+            raise ValueError("start: needed with values")
+        if self.query is not None and self.start is not None:
+            raise ValueError("start: a query reads the newest past: write history")
+        if self.start is not None:
+            _sensible(self.start)
+        if self.history / self.step > MOST_WHATIF_VALUES:
+            raise ValueError(
+                f"history: {self.history / self.step:.0f} points, at most {MOST_WHATIF_VALUES} are allowed"
+            )
+        if self.values is not None and len(self.values) * self.step > timedelta(days=400):
+            raise ValueError("values: they last longer than 400 days")
+        for one in self.startups:
+            if one.total_seconds() % 15 or one > timedelta(hours=1):
+                raise ValueError("startups: write multiples of 15 s, at most 1h")
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"minReplicas: {self.min_replicas} is above maxReplicas {self.max_replicas}")
         return self
 
 
@@ -415,6 +467,21 @@ class ForecastOut(Answer):
 
 class ForecastsOut(Answer):
     items: list[ForecastOut]
+
+
+class WhatifOut(Answer):
+    """What docs/whatif.md lists."""
+
+    schema_version: int
+    reference_risk: float
+    rows: list[dict[str, Any]]
+    pairs: list[dict[str, Any]]
+    frontier: list[dict[str, Any]]
+    summary: list[dict[str, Any]]
+    dial: list[dict[str, Any]]
+    recorded: list[dict[str, Any]]
+    shadow: list[dict[str, Any]]
+    left_out: list[dict[str, Any]]
 
 
 class DecisionOut(Answer):

@@ -5,11 +5,15 @@ The receipt itself is forecaster.scaling.whatif; here are files, Prometheus and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
-from forecaster.domain import Context, Forecast, ForecastRequest
+from forecaster.domain import Context, Forecast, ForecastRequest, ScaleSpec
 from forecaster.errors import InputError
 from forecaster.scaling.whatif import peaks, yardstick
 from forecaster.scaling.whatif.peaks import Said
@@ -27,6 +31,10 @@ from models.profile import Profile
 DETAILED = 12  # receipts with a frontier and worst hours, unless a page is asked for
 NETWORK_SECONDS = 300  # the network is asked so often: each step costs five times as much, and gains nothing
 _AT_ONCE = 32  # services whose days run side by side: memory
+_PROCESSES = 2  # a receipt is plain Python and small arrays: threads would wait for each other
+_WORTH_PROCESSES = 8  # services; below, starting processes costs more than they save
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class Wanted:
     kinds: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     recorded: dict[str, Recorded] | None = None
+    scales: dict[str, ScaleSpec] = field(default_factory=dict)  # as configured; none of a file
 
 
 def start_ups_of(text: str) -> tuple[int, ...]:
@@ -128,20 +137,47 @@ def told(
     done: Callable[[float], None] = lambda share: None,
 ) -> Told:
     """The receipts of all trials, in their order. `done` takes the share that is."""
-    receipts: dict[tuple[str, int], Receipt] = {}
-    names = list(dict.fromkeys(one.name for one in wanted.trials))
-    steps = {one.name: one.step for one in wanted.trials}
     points = detailed or len(wanted.trials) <= DETAILED
-    batches = []
-    for step in sorted(set(steps.values())):
-        members = [name for name in names if steps[name] == step]
-        batches += [members[first : first + _AT_ONCE] for first in range(0, len(members), _AT_ONCE)]
-    for number, some in enumerate(batches):
-        group = [one for one in wanted.trials if one.name in some]
-        receipts |= _receipts(group, points, _part(done, number, len(batches)))
+    receipts: dict[tuple[str, int], Receipt] = {}
+    for some in each_batch(batches(wanted.trials), partial(_receipts, points=points), done):
+        receipts |= some
     done(1.0)
     ordered = [receipts[one.name, one.start_up] for one in wanted.trials]
     return Told(ordered, wanted.kinds, wanted.left_out, price, wanted.recorded)
+
+
+def batches(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials of one step whose days can run side by side, a name's start-up times together."""
+    names = list(dict.fromkeys(one.name for one in trials))
+    steps = {one.name: one.step for one in trials}
+    out = []
+    for step in sorted(set(steps.values())):
+        members = [name for name in names if steps[name] == step]
+        count = -(-len(members) // _AT_ONCE)
+        if len(members) >= _WORTH_PROCESSES:
+            count = max(count, _PROCESSES)
+        size = -(-len(members) // count)
+        for first in range(0, len(members), size):
+            some = members[first : first + size]
+            out.append([one for one in trials if one.name in some])
+    return out
+
+
+def each_batch(
+    groups: Sequence[list[Trial]], work: Callable[..., T], done: Callable[[float], None] = lambda share: None
+) -> Iterator[T]:
+    """What `work` makes of each group, in order: in this process, or in one for each core where it is worth one.
+
+    `work` takes a group and, in this process alone, `done` for its progress.
+    """
+    if min(len(group) for group in groups) < _WORTH_PROCESSES // _PROCESSES or len(groups) < _PROCESSES:
+        for number, group in enumerate(groups):
+            yield work(group, done=_part(done, number, len(groups)))
+        return
+    with ProcessPoolExecutor(_PROCESSES, get_context("spawn")) as pool:
+        for number, made in enumerate(pool.map(work, groups)):
+            done((number + 1) / len(groups))
+            yield made
 
 
 def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
@@ -151,12 +187,12 @@ def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[f
 
 def mixture_of(
     trials: Sequence[Trial], start_ups: Sequence[int], done: Callable[[float], None] = lambda share: None
-) -> tuple[list[Said], list[Said]]:
-    """What the mixture and the profile said of each trial; all of one step."""
+) -> list[Said]:
+    """What the mixture of profile and network said of each trial; all of one step."""
     every = max(NETWORK_SECONDS // trials[0].step, 1)
     profile = peaks.replay(trials, Profile(cache=FitCache(renews=False)), start_ups, lambda share: done(0.5 * share))
     network = peaks.replay(trials, _ByWindow(), start_ups, lambda share: done(0.5 + 0.5 * share), every)
-    return [peaks.averaged(one, other, every) for one, other in zip(profile, network, strict=True)], profile
+    return [peaks.averaged(one, other, every) for one, other in zip(profile, network, strict=True)]
 
 
 class _ByWindow:
@@ -175,11 +211,13 @@ class _ByWindow:
         return self._by_window[window].forecast(context, request)
 
 
-def _receipts(trials: Sequence[Trial], points: bool, done: Callable[[float], None]) -> dict[tuple[str, int], Receipt]:
+def _receipts(
+    trials: Sequence[Trial], points: bool, done: Callable[[float], None] = lambda share: None
+) -> dict[tuple[str, int], Receipt]:
     by_name = {one.name: one for one in reversed(trials)}
     start_ups = sorted({one.start_up for one in trials})
     singles = list(by_name.values())
-    ours, _ = mixture_of(singles, start_ups, done)
+    ours = mixture_of(singles, start_ups, done)
     last = peaks.replay(singles, Persistence(cache=FitCache(renews=False)), start_ups)
     out = {}
     for one in trials:

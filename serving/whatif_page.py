@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from forecaster.errors import InputError
-from forecaster.scaling.whatif import measures, report
+from forecaster.scaling.whatif import measures, report, shadow
 from forecaster.scaling.whatif.hours import Hour
 from forecaster.scaling.whatif.receipt import Receipt
 from forecaster.scaling.whatif.report import Told
+from forecaster.scaling.whatif.shadow import Shadow
 
 MOST = 12  # receipts of one page; --json has all
 _OURS, _HPA, _NEED = "#1f77b4", "#d95f02", "#333333"
@@ -38,7 +39,7 @@ def write(told: Told, file: Path) -> None:
 
 
 def page(told: Told) -> str:
-    parts = [_recorded(told)]
+    parts = [_recorded(told), *(_shadow(one) for one in told.shadows)]
     if len(told.receipts) > 1:
         parts.append(f"<h2>All series</h2><pre>{escape(report.all_text(told))}</pre>")
     parts += [_section(one, told.price) for one in told.receipts[:MOST]]
@@ -58,6 +59,19 @@ def _recorded(told: Told) -> str:
     return "".join(
         f"<p{' class=warn' if one.unfit else ''}>{escape(report.recorded_line(name, one))}</p>"
         for name, one in (told.recorded or {}).items()
+    )
+
+
+def _shadow(one: Shadow) -> str:
+    rows = "".join(
+        f"<tr><td>{row.policy}<td>{row.figures.replica_hours:.1f}<td>{100 * row.figures.time_above_capacity:.3f} %"
+        f"<td>{shadow.dial_text(row.dial)}<td>{row.figures.scale_events}<td>{escape(row.words)}"
+        for row in one.rows
+    )
+    return (
+        f"<h2>{escape(one.series)}: what the service said, start-up {one.start_up} s</h2>"
+        f"<p>{escape(shadow.sentence(one))}</p><table><tr><th>policy<th>replica-hours<th>time above capacity"
+        f"<th>floor alone short<th>scale events<th>what{rows}</table>"
     )
 
 

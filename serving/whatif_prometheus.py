@@ -98,6 +98,7 @@ def _add(
     start_ups: Sequence[int],
 ) -> None:
     out.kinds[one.workload.name] = ("",)
+    out.scales[one.workload.name] = one.scale
     name, known = one.workload.name, np.flatnonzero(np.isfinite(load))
     if not len(known):
         out.left_out.append((name, f"{name}: no_data: every sample of its load is missing"))

@@ -10,6 +10,7 @@ from serving.health import Health
 from serving.loop import Board
 from serving.render import render
 from serving.store import Store
+from tests.fakes import FakeSource
 from tests.serving.publications import NOW, LastValue, incident, publication
 
 CHECKS = (
@@ -31,6 +32,7 @@ def _application() -> api.Edges:
         health=Health(started_at=0.0, finished_first=True),
         store=store,
         forecasters=lambda: (LastValue(),),
+        source=FakeSource({}),
         wall=lambda: NOW,
         monotonic=lambda: 0.0,
         allowed_hosts=None,

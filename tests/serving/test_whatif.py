@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from forecaster.scaling.whatif import yardstick
+from forecaster.scaling.whatif import report, yardstick
 from forecaster.scaling.whatif.play import trace
 from serving import cli, whatif
 from serving.whatif_prometheus import compared
@@ -48,6 +49,7 @@ def test_the_json_holds_the_contract(answered: tuple[dict[str, object], str]) ->
         "summary",
         "dial",
         "recorded",
+        "shadow",
         "leftOut",
     }
     rows = [row for row in body["rows"] if row["part"] == "test"]  # type: ignore[attr-defined]
@@ -115,3 +117,23 @@ def test_the_yardstick_s_list_has_22_series_at_a_minute_and_13_at_five() -> None
     kinds = [one.kind for one in yardstick.MEMBERS]
     assert (kinds.count("smooth"), kinds.count("noisy"), kinds.count("5 min")) == (10, 12, 13)
     assert len({one.name for one in yardstick.MEMBERS}) == len(kinds)
+
+
+def test_many_services_share_the_cores_and_get_the_same_receipts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["series_id,timestamp,value"]
+    for name in ("a", "b"):
+        load = daily(2, seed=ord(name)).tolist()
+        stamps = (datetime.fromtimestamp(at, UTC).isoformat() for at in times(2).tolist())
+        lines += [f"{name},{stamp},{value}" for stamp, value in zip(stamps, load, strict=True)]
+    path = tmp_path / "two.csv"
+    path.write_text("\n".join(lines) + "\n")
+
+    def made() -> dict[str, object]:
+        return report.as_dict(whatif.told(whatif.from_files(path, False, (600,), whatif.Size(), False, "")))
+
+    alone = made()
+    monkeypatch.setattr(whatif, "_WORTH_PROCESSES", 2)
+    assert len(whatif.batches(whatif.from_files(path, False, (600,), whatif.Size(), False, "").trials)) == 2
+    assert made() == alone

@@ -65,7 +65,7 @@ def worst_hours(trial: Trial, setting: Setting, floors: IntArray | None, peaks: 
         ticks = slice(trial.cut_tick + begin, trial.cut_tick + end)
         out.append(
             Hour(
-                times=_times(trial)[ticks],
+                times=tick_times(trial)[ticks],
                 needed=load[begin:end],
                 user=user[begin:end],
                 ours=ours[begin:end],
@@ -78,7 +78,7 @@ def worst_hours(trial: Trial, setting: Setting, floors: IntArray | None, peaks: 
     return tuple(out)
 
 
-def _times(trial: Trial) -> IntArray:
+def tick_times(trial: Trial) -> IntArray:
     """(tick,) Unix seconds at which each tick begins."""
     begin = int(trial.times[0]) + (trial.first - 1) * trial.step
     return begin + int(SYNC_SECONDS) * np.arange(len(trial.load), dtype=np.int64)
@@ -107,7 +107,7 @@ def decisions(trial: Trial, setting: Setting, peaks: FloatArray, first: int, las
         bounds=Bounds(trial.hpa.min_replicas, trial.hpa.max_replicas),
     )
     facts = HpaFacts(min_replicas=trial.hpa.min_replicas, max_replicas=trial.hpa.max_replicas)
-    state, out, times = DecisionState(), [], _times(trial)
+    state, out, times = DecisionState(), [], tick_times(trial)
     quantile = at_level(peaks[first:last], LEVELS, setting.level or 0.5)
     highest = highest_load(trial)[first:last]
     for place, tick in enumerate(range(first, last)):

@@ -73,13 +73,17 @@ class Figures:
     reversals: int
 
 
-def play(trial: Trial, services: Sequence[Service], floors: Sequence[IntArray | None], part: str) -> Played:
-    """Each service under its floors (tick of the whole trial,), over the `training` or `test` part.
+def play(trial: Trial, services: Sequence[Service], floors: Sequence[IntArray | None], part: str | slice) -> Played:
+    """Each service under its floors (tick of the whole trial,), over the `training` or `test` part, or some ticks.
 
-    At the begin of a part the replicas are those that its first load asks for: both parts stand alone.
+    At the begin of a part the replicas are those that its first load asks for: each part stands alone.
     """
-    ticks = slice(0, trial.cut_tick) if part == "training" else slice(trial.cut_tick, len(trial.load))
-    load = trial.load[ticks]
+    return play_load(trial.load, services, floors, _ticks(trial, part))
+
+
+def play_load(load: FloatArray, services: Sequence[Service], floors: Sequence[IntArray | None], ticks: slice) -> Played:
+    """`play` for any load (tick,)."""
+    load = load[ticks]
     days = [slice(begin, min(begin + A_DAY, len(load))) for begin in range(0, len(load), A_DAY)]
     sums = np.zeros((6, len(services), len(days)))
     for first in range(0, len(services), _AT_ONCE):
@@ -90,11 +94,10 @@ def play(trial: Trial, services: Sequence[Service], floors: Sequence[IntArray | 
     return Played(seconds, *sums)
 
 
-def sums_of(
-    services: Sequence[Service], load: FloatArray, floors: Sequence[IntArray | None], parts: Sequence[slice]
-) -> dict[str, FloatArray]:
-    """Sums of each part of a load (tick,), parts in their order and without gaps: (policy, part) by name of Played."""
-    return dict(zip(_SUMS, _some(services, load, floors, parts), strict=True))
+def _ticks(trial: Trial, part: str | slice) -> slice:
+    if isinstance(part, slice):
+        return part
+    return slice(0, trial.cut_tick) if part == "training" else slice(trial.cut_tick, len(trial.load))
 
 
 def _some(
@@ -126,7 +129,7 @@ def _some(
 
 def trace(trial: Trial, service: Service, floors: IntArray | None, part: str = "test") -> Ticks:
     """One policy tick by tick."""
-    ticks = slice(0, trial.cut_tick) if part == "training" else slice(trial.cut_tick, len(trial.load))
+    ticks = _ticks(trial, part)
     load = trial.load[None, ticks]
     given = None if floors is None else floors[None, ticks]
     first = None if given is None else given[:, 0]
@@ -138,7 +141,7 @@ def trace(trial: Trial, service: Service, floors: IntArray | None, part: str = "
 
 def oracle_played(trial: Trial, part: str) -> Played:
     """The oracle's sums; it is no HPA: its replicas are what it asks for, and they are always enough."""
-    ticks = slice(0, trial.cut_tick) if part == "training" else slice(trial.cut_tick, len(trial.load))
+    ticks = _ticks(trial, part)
     load, count = trial.load[ticks], rivals.oracle(trial)[ticks]
     ready = ready_of(count, trial.start_up)
     change = np.diff(count, prepend=count[:1])

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forecaster.scaling.whatif import measures
+from forecaster.scaling.whatif import measures, shadow
 from forecaster.scaling.whatif.measures import Change, Summary
 from forecaster.scaling.whatif.play import Figures
 from forecaster.scaling.whatif.receipt import DIAL, RISK, SAFE, Pair, Receipt
+from forecaster.scaling.whatif.shadow import Shadow
 
 SCHEMA_VERSION = 1
 SATURATED_FROM = 0.02  # of the test part at the highest load: what came is a lower bound
@@ -40,6 +41,7 @@ class Told:
     left_out: Sequence[tuple[str, str]]  # (series, why)
     price: float | None = None  # of a replica-hour
     recorded: Mapping[str, Recorded] | None = None  # series -> simulated beside recorded
+    shadows: Sequence[Shadow] = ()  # what a running service said, beside the replay's promise
 
 
 def summaries(told: Told) -> list[tuple[int, str, str, Summary]]:
@@ -105,6 +107,7 @@ def as_dict(told: Told) -> dict[str, Any]:
             {"series": name, "difference": _number(one.difference), "samples": one.samples, "unfit": one.unfit}
             for name, one in (told.recorded or {}).items()
         ],
+        "shadow": [shadow.as_dict(one) for one in told.shadows],
         "leftOut": [{"series": name, "reason": why} for name, why in told.left_out],
     }
 
@@ -223,6 +226,7 @@ def as_text(told: Told, most: int = 12) -> str:
     parts = []
     for name, one in (told.recorded or {}).items():
         parts.append(recorded_line(name, one))
+    parts += [shadow.as_text(one) for one in told.shadows]
     parts += [_one(one, told.price) for one in told.receipts[:most]]
     if len(told.receipts) > most:
         parts.append(f"{len(told.receipts)} receipts, {most} shown; all of them with --json.")

@@ -1,118 +1,146 @@
-"""Under a fault: only its spans are spoilt, the chain turns away, floors expire, and all of it is causal."""
+"""Faults of the forecaster in the replay: what breaks, what defends, and how it is told."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from itertools import pairwise
+import json
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
-from forecaster.scaling.whatif import faults, peaks
-from forecaster.scaling.whatif.faults import DEAD, FAULTS, NONE, Fault
-from forecaster.scaling.whatif.floors import FloorRules
-from forecaster.scaling.whatif.peaks import Said
+from forecaster.domain import Bounds, HpaFacts, IntArray, ScaleSpec
+from forecaster.scaling import decision
+from forecaster.scaling.decision import DecisionInput, DecisionState
+from forecaster.scaling.whatif import faults, faults_report
+from forecaster.scaling.whatif.faults import DEAD, DEAD_SECONDS, NONE, Outcome
+from forecaster.scaling.whatif.peaks import LEVELS, Said, windows_of
 from forecaster.scaling.whatif.trial import Trial
-from models.fits import FitCache
-from models.persistence import Persistence
-from models.profile import Profile
-from tests.forecaster.scaling.whatif.loads import A_DAY, daily, trial
+from serving import whatif_faults
+from serving.whatif import Wanted
+from tests.forecaster.scaling.whatif.loads import daily, trial
 
-BY_NAME = {one.name: one for one in FAULTS}
-DAYS = 10
-
-
-def heard_of(one: Trial) -> dict[str, Said]:
-    """The profile stands for the mixture, too: which forecaster it is does not matter here."""
-    profile = peaks.replay([one], Profile(cache=FitCache(renews=False)), [one.start_up])[0]
-    last = peaks.replay([one], Persistence(cache=FitCache(renews=False)), [one.start_up])[0]
-    return {"blend": profile, "profile": profile, "persistence": last}
+BEGIN = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
 def one() -> Trial:
-    return faults.shortened(trial(daily(DAYS)), NONE)
+    return trial(daily(6))
 
 
 @pytest.fixture(scope="module")
-def heard(one: Trial) -> dict[str, Said]:
-    return heard_of(one)
+def told(one: Trial) -> dict[str, Outcome]:
+    ((_, found),) = whatif_faults.outcomes(Wanted(trials=[one]))
+    return {each.kind: each for each in found}
 
 
-def played(one: Trial, heard: Mapping[str, Said], fault: Fault) -> tuple[faults.Outcome, np.ndarray]:
-    spans = faults.spans_of(one, fault)
-    said, who = faults.chosen([one], [faults.spoilt(heard, fault, spans, one.step)], 0)[0]
-    return faults.outcome(one, said, who, 0, fault, spans), who
+def said_of(trial: Trial, ratio: float = 1.0) -> Said:
+    """A forecaster that knows the maximum to come, times `ratio`, with a little spread."""
+    steps = trial.end - trial.first
+    window = int(windows_of(trial.step, [trial.start_up])[0])
+    came = np.append(trial.values[trial.first : trial.end], np.full(window, trial.values[-1]))
+    top = ratio * np.array([came[i : i + window].max() for i in range(steps)])
+    peak = top[:, None] * (1.0 + 0.02 * np.arange(len(LEVELS)))[None, :]
+    return Said(np.repeat(top[:, None], 2, axis=1).astype(np.float32), peak[:, None, :].astype(np.float32))
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_spans_lie_in_the_test_part_and_do_not_overlap(fault: Fault) -> None:
-    short = faults.shortened(trial(daily(DAYS)), fault)
-    spans = faults.spans_of(short, fault)
-    assert spans and spans[0][0] >= short.cut - short.first and spans[-1][1] <= short.end - short.first
-    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+def test_every_fault_stands_beside_the_hpa_and_none_is_worse_than_it(told: dict[str, Outcome]) -> None:
+    assert set(told) == set(faults.KINDS)
+    for kind, each in told.items():
+        assert each.time <= faults.MOST_TIME, kind
+        assert each.above_hpa >= 0 and each.replica_hours_hpa > 0
+    assert told[DEAD].deaths >= 1
+    assert told[DEAD].extra_minutes / told[DEAD].deaths <= faults.MOST_EXTRA
 
 
-@pytest.mark.parametrize("name", ["frozen", "nan", "x10", "x0", "late"])
-def test_a_fault_spoils_its_spans_and_nothing_else(one: Trial, heard: dict[str, Said], name: str) -> None:
-    spans = faults.spans_of(one, BY_NAME[name])
-    spoilt = faults.spoilt(heard, BY_NAME[name], spans, one.step)
-    inside = np.zeros(one.end - one.first, dtype=np.bool_)
-    for first, end in spans:
-        inside[first:end] = True
-    same = np.isclose(spoilt["blend"].peaks, heard["blend"].peaks, equal_nan=True).all(axis=(1, 2))
-    assert same[~inside].all() and same[inside].mean() < 0.1
-    assert spoilt["persistence"] is heard["persistence"]
+def test_a_fault_that_asks_for_ten_times_as_much_is_bounded(told: dict[str, Outcome]) -> None:
+    assert told["x10"].replica_hours > told[NONE].replica_hours * 0.9
+    assert told["x10"].cost < 0.6  # without the choice by skill it would be the limit of new peaks for good
 
 
-def test_what_is_said_late_was_said_an_hour_before(one: Trial, heard: dict[str, Said]) -> None:
-    (first, end), hour = faults.spans_of(one, BY_NAME["late"])[0], A_DAY // 24
-    late = faults.spoilt(heard, BY_NAME["late"], [(first, end)], one.step)["profile"].peaks
-    np.testing.assert_allclose(late[first:end], heard["profile"].peaks[first - hour : end - hour])
+def test_before_the_onset_nothing_differs(one: Trial) -> None:
+    begin = faults.onset(one)
+    sound = said_of(one)
+    for kind in faults.FORECASTS:
+        wrong = faults.broken(sound, kind, begin, one.step)
+        assert np.array_equal(wrong.peaks[:begin], sound.peaks[:begin])
+        assert not np.array_equal(wrong.peaks[begin + 1 :], sound.peaks[begin + 1 :], equal_nan=True)
+    for kind in faults.REGIMES:
+        other = faults.changed(one, kind)
+        ticks = begin * one.per_step
+        assert np.array_equal(other.load[:ticks], one.load[:ticks])
+        assert np.allclose(other.load[ticks:], faults.REGIMES[kind] * one.load[ticks:])
+    poisoned = faults.changed(one, "incident")
+    assert np.array_equal(poisoned.load[begin * one.per_step :], one.load[begin * one.per_step :])
+    assert poisoned.values[: one.first + begin].max() > 2 * one.values.max()
 
 
-@pytest.mark.parametrize("name", ["x10", "x0", "nan"])
-def test_the_chain_turns_away_from_what_is_broken_and_comes_back(one: Trial, heard: dict[str, Said], name: str) -> None:
-    first, end = faults.spans_of(one, BY_NAME[name])[0]
-    _, who = played(one, heard, BY_NAME[name])
-    window = int(peaks.windows_of(one.step, [one.start_up])[0])
-    assert (who[first + 3 * window : end] == faults.CHAIN.names.index("persistence")).all()
-    assert (who[:first] != faults.CHAIN.names.index("persistence")).all()
-
-
-@pytest.mark.parametrize(
-    "fault", [one for one in FAULTS if not one.name.startswith("regime")], ids=lambda one: one.name
-)
-def test_a_floor_on_the_hpa_is_never_longer_above_capacity_than_the_hpa(
-    one: Trial, heard: dict[str, Said], fault: Fault
+def test_persistence_takes_over_from_a_forecaster_that_answers_nothing_at_once_and_from_a_wild_one_soon(
+    one: Trial,
 ) -> None:
-    found, _ = played(one, heard, fault)
-    assert found.above <= found.above_alone + 15 and found.seconds > 0
-    assert found.replica_hours >= 0.99 * found.replica_hours_alone
+    begin = faults.onset(one)
+    sound, last = said_of(one), said_of(one, 1.1)
+    cases = [sound, *(faults.broken(sound, kind, begin, one.step) for kind in ("nan", "x10", "x0"))]
+    kept, nothing, wild, zero = faults.gated([one] * 4, cases, [last] * 4, 0)
+    assert np.array_equal(kept.peaks, sound.peaks)
+    assert np.array_equal(nothing.peaks[begin:], last.peaks[begin:])
+    for each in (wild, zero):
+        taken = (each.peaks == last.peaks).all(axis=(1, 2))
+        assert not taken[:begin].any() and taken[-1]
+        assert taken[begin:].mean() > 0.5
 
 
-def test_a_changed_future_changes_no_earlier_choice(one: Trial, heard: dict[str, Said]) -> None:
-    column = one.cut + A_DAY
-    values = np.asarray(one.values, dtype=np.float64).copy()
-    values[column:] = 3 * values[column:][::-1]
-    other = replace(one, values=values)
-    upto = column - one.first + 1
-    here, there = faults.chosen([one], [heard], 0)[0], faults.chosen([other], [heard_of(other)], 0)[0]
-    np.testing.assert_array_equal(here[1][:upto], there[1][:upto])
-    np.testing.assert_array_equal(here[0].peaks[:upto], there[0].peaks[:upto])
+def live_release(floor: int, own: int, valid: int, ticks: int) -> list[int]:
+    """Floors of the live decision, whose forecast and data end after the first tick."""
+    spec = ScaleSpec("-", "w", bounds=Bounds(own, 500), valid_for=timedelta(seconds=15 * valid))
+    facts, state, out = HpaFacts(min_replicas=own, max_replicas=500), DecisionState(), []
+    for tick in range(-12, ticks):
+        known = tick < 0
+        inputs = DecisionInput(
+            BEGIN + timedelta(seconds=15 * tick),
+            "w",
+            spec,
+            facts,
+            users_own_min=own,
+            peak=float(floor) if known else None,
+            level=0.99,
+            newest_load=1.0,
+            capacity=1.0,
+            lead_time=timedelta(seconds=60),
+        )
+        made, state = decision.decide(inputs, state)
+        out.append(own if made.floor is None else made.floor)
+    return out[12:]
 
 
-def test_the_floor_of_a_dead_service_stands_for_its_validity_and_walks_back_a_step_a_minute() -> None:
-    given = np.full(400, 20, dtype=np.int64)
-    got = faults.expired(given, [(100, 300)], FloorRules(users_own=2, most=50), validity=300.0)
-    assert (got[:120] == 20).all() and got[120] == 16 and got[123] == 16 and got[124] == 13
-    assert got[299] == 2 and (got[300:] == 20).all()
+def test_the_walk_back_is_as_fast_as_that_of_the_live_decision() -> None:
+    live: list[int] = live_release(10, 2, 20, 80)
+    ours = faults.walk_back(10, 2, 19, 80).tolist()
+    assert ours[:19] == live[:19] == [10] * 19
+    assert sorted(set(ours)) == sorted(set(live))  # the same steps down, of a minute each
+    assert ours[-1] == live[-1] == 2
+    assert abs(ours.index(2) - live.index(2)) <= 4
 
 
-def test_totals_hold_their_bounds_only_where_each_holds() -> None:
-    good = faults.Outcome("a", 180, DEAD.name, 1e4, 10.0, 10.0, 104.0, 100.0, 30.0, 0.0, 1, 0.0)
-    assert faults.totals([good])[0].holds
-    for change in ({"above": 21.0}, {"replica_hours": 106.0}, {"bounded_above": 31.0}):
-        assert not faults.totals([replace(good, **change)])[0].holds, change
-    assert faults.totals([good, replace(good, series="b", above=25.0)])[0].worst_time == pytest.approx(15.0 / 1e4)
+def test_a_service_that_comes_back_grows_its_floor_by_the_step_limit(one: Trial) -> None:
+    sound = np.full(len(one.load), 40, dtype=np.int64)
+    made: IntArray = faults.dying(one, sound)
+    dead = int(DEAD_SECONDS // 15)
+    for begin in faults.deaths(one):
+        assert made[begin] == 40 and made[begin + dead - 1] == one.hpa.min_replicas
+        assert made[begin + dead : begin + dead + 20 : 4].tolist() == [4, 8, 16, 32, 40]
+    assert made[faults.deaths(one)[0] - 1] == 40
+
+
+def test_table_and_json_say_the_same(one: Trial, told: dict[str, Outcome]) -> None:
+    found = [(one, tuple(told[kind] for kind in faults.KINDS))]
+    said = json.loads(json.dumps(faults_report.as_dict(found, [("b", "too short")]), allow_nan=False))
+    assert said["schemaVersion"] == 1 and len(said["summary"]) == len(said["rows"]) == len(faults.KINDS)
+    text = faults_report.as_text(found, [("b", "too short")])
+    for line in faults_report.lines(found):
+        assert f"| 600 s | {faults_report.WORDS[line.kind]} | {100 * line.time:+.2f} |" in text
+        assert line.kept == (
+            line.time <= faults.MOST_TIME
+            and line.cost <= faults.MOST_COST
+            and (line.extra_minutes is None or line.extra_minutes <= faults.MOST_EXTRA)
+        )
+    assert "too short" in text
