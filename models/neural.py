@@ -90,7 +90,7 @@ class Neural:
     def _tables(self, context: Context, longest: int, windows: IntArray) -> Arrays:
         """What was measured of all rows, lately; anew where a row is asked for another window."""
         if longest != self._longest:
-            self.cache, self._longest = FitCache(), longest
+            self.cache, self._longest = FitCache(self.cache.renews), longest
 
         def fit(context: Context, rows: IntArray) -> Arrays:
             return tables_of(context, rows, longest, windows[rows])

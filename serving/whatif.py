@@ -23,7 +23,7 @@ from forecaster.scaling.whatif.trial import MAX_REPLICAS, MIN_REPLICAS, SIZE_REP
 from forecaster.scaling.whatif.yardstick import Loaded
 from forecaster.tidy import read_tidy
 from models.artifact import bundled
-from models.fits import FitCache
+from models.fits import REFRESH_SECONDS, FitCache
 from models.neural import Neural
 from models.persistence import Persistence
 from models.profile import Profile
@@ -196,19 +196,25 @@ def mixture_of(
 
 
 class _ByWindow:
-    """The network that ships, one for each window: what one has measured of a past holds for one window."""
+    """The network that ships, one for each window: what one has measured of a past holds for one window.
+
+    It measures all pasts anew every two hours of the clock, as often as the service does on average, and not a few rows at
+    each step: so a receipt does not depend on what else is replayed beside it.
+    """
 
     def __init__(self) -> None:
         self._artifact = bundled()
         self.version = Neural(self._artifact).version
-        self._by_window: dict[int, Neural] = {}
+        self._by_window: dict[int, tuple[int, Neural]] = {}
 
     def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
         """Of rows that all ask for the same window."""
-        window = int(request.windows[0])
-        if window not in self._by_window:
-            self._by_window[window] = Neural(self._artifact)
-        return self._by_window[window].forecast(context, request)
+        window, hours = int(request.windows[0]), int(context.fine.origin.timestamp()) // REFRESH_SECONDS
+        known = self._by_window.get(window)
+        if known is None or known[0] != hours:
+            known = hours, Neural(self._artifact, cache=FitCache(renews=False))
+            self._by_window[window] = known
+        return known[1].forecast(context, request)
 
 
 def _receipts(
