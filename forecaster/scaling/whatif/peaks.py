@@ -22,7 +22,7 @@ from forecaster.ports import Forecaster
 from forecaster.scaling.hpa import SYNC_SECONDS
 from forecaster.scaling.whatif.trial import DAY, Trial
 
-LEVELS = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 _HORIZONS = np.array([1, reanchor.FAR], dtype=np.int64)
 
 
@@ -65,7 +65,7 @@ def replay(
             answer = forecaster.forecast(context, asked)
             peaks[:, place, column] = answer.peak
             if not column:
-                medians[:, place] = answer.values[:, :, 0]
+                medians[:, place] = answer.values[:, :, LEVELS.index(0.5)]
         done((place + 1) / a_day)
     out, first = [], 0
     for one, past in zip(trials, pasts, strict=True):
@@ -142,7 +142,7 @@ def on_ticks(trial: Trial, said: Said, column: int) -> FloatArray:
         origin=origin,
         step=timedelta(seconds=trial.step),
         horizons=_HORIZONS,
-        levels=(0.5, *LEVELS[1:]),
+        levels=LEVELS,
         values=np.repeat(said.medians[:, :, None].astype(np.float64), len(LEVELS), axis=2),
         peak=said.peaks[:, column].astype(np.float64),
         windows=np.full(steps, window, dtype=np.int64),

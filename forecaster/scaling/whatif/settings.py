@@ -70,7 +70,6 @@ class Floors:
         self._trial, self._peaks = trial, peaks
         self._highest = highest_load(trial)
         self._need = self._capped(np.array(QUANTILES))
-        self._deep: IntArray | None = None
         self._made: dict[tuple[float, float | None, bool], IntArray] = {}
 
     def of(self, setting: Setting) -> IntArray | None:
@@ -86,13 +85,17 @@ class Floors:
         return floors.floors_of(self._need[:, QUANTILES.index(setting.level or 0.0)], self.rules(setting))
 
     def _dialled(self, setting: Setting) -> IntArray:
-        if self._deep is None:
-            self._deep = self._capped(floors.depth_levels())
         trial = self._trial
-        asked = round(1 - (setting.level or 0.0), 9)
-        rules = self.rules(setting)
-        lead = float(trial.start_up)
-        made, _ = floors.dialled(self._deep, trial.load, rules, capacity=trial.capacity, lead_seconds=lead, asked=asked)
+        made, _ = floors.dialled(
+            self._peaks,
+            LEVELS,
+            trial.load,
+            floors.most_needed(self._highest, trial.capacity),
+            self.rules(setting),
+            capacity=trial.capacity,
+            lead_seconds=float(trial.start_up),
+            asked=round(1 - (setting.level or 0.0), 9),
+        )
         return made
 
     def rules(self, setting: Setting) -> floors.FloorRules:
