@@ -6,7 +6,8 @@ Games", 2006): exp(-η · excess loss), with η growing with the root of the num
 units of the reference's on the same windows, fading over seven days, and a prior that stands for a few windows. Where
 fewer windows of a forecaster than of the best one were judged, or the other way round, the fewer count for its η: a
 newcomer neither takes a row over by its prior nor is shut out by it. The mixture gives the values at all horizons; for
-the peak over the window of a decision it is one of those to choose from (forecaster.skill).
+the peak over the window of a decision it is one of those to choose from (forecaster.skill). Its own peak is the plain
+mean of those in PEAKS: weights for values say little of maxima, and the two err on opposite sides.
 
 The state is a Rows of arrays; functions are pure and return a new one.
 """
@@ -29,6 +30,7 @@ from forecaster.rows import Rows
 
 STATE_VERSION = "blend/1"
 NAME = "blend"
+PEAKS = ("network", "profile")  # whose peaks are averaged, where both answer
 LEVELS = (0.1, 0.5, 0.9)  # at which a miss is measured
 PENDING = 3  # forecasts waiting for their time, per row and horizon
 MEMORY_SECONDS = 7 * 86_400
@@ -122,8 +124,8 @@ def mixed(state: Rows, layout: Layout, forecasts: Sequence[Forecast], version: s
     followed = weights(state, layout, available)
     between = calibration.between(layout.horizons, first.horizons)  # (horizon, followed)
     values, peak = np.zeros_like(first.values), np.zeros_like(first.peak)
-    at_window = _nearest(layout.horizons, np.asarray(first.windows))
-    rows = np.arange(len(at_window))
+    for_peak = peak_weights(followed, layout, available, np.asarray(first.windows))
+    rows = range(len(available))
     for k, forecast in enumerate(forecasts):
         given = available[:, k]
         if not given.any():
@@ -133,7 +135,7 @@ def mixed(state: Rows, layout: Layout, forecasts: Sequence[Forecast], version: s
             said, top = np.where(given[:, None, None], said, 0.0), np.where(given[:, None], top, 0.0)
         weight = followed[:, :, k] @ between.T  # (row, horizon)
         values += weight[..., None] * said
-        peak += followed[rows, at_window, k][:, None] * top
+        peak += for_peak[:, k][:, None] * top
     none: BoolArray = np.logical_not(available.any(axis=1))
     values[none], peak[none] = np.nan, np.nan
     return dataclasses.replace(
@@ -141,9 +143,23 @@ def mixed(state: Rows, layout: Layout, forecasts: Sequence[Forecast], version: s
         values=values,
         peak=peak,
         model=(version,) * len(rows),
-        missing=tuple(first.missing[row] if none[row] else None for row in rows.tolist()),
+        missing=tuple(first.missing[row] if none[row] else None for row in rows),
         notes=_notes(forecasts, available),
     )
+
+
+def peak_weights(followed: FloatArray, layout: Layout, available: BoolArray, windows: IntArray) -> FloatArray:
+    """(row, forecaster) weights for the peak: half each of PEAKS where both answer, else those of values that far.
+
+    `followed` (row, horizon, forecaster) as `weights` gives them.
+    """
+    out = np.asarray(followed[np.arange(len(windows)), _nearest(layout.horizons, windows)])
+    pair = [layout.names.index(name) for name in PEAKS if name in layout.names]
+    if len(pair) < len(PEAKS):
+        return out
+    both = np.asarray(available[:, pair].all(axis=1))
+    half = np.isin(np.arange(out.shape[1]), pair) / len(pair)
+    return np.asarray(np.where(both[:, None], half, out))
 
 
 def answered(forecasts: Sequence[Forecast]) -> BoolArray:

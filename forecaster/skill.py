@@ -30,7 +30,7 @@ MEMORY_SECONDS = 7 * 86_400
 PENDING = 4
 _MARGIN = 0.95  # another forecaster is taken when its loss is at most so much of the present one's
 _LEAST_WINDOWS = 8.0  # effective windows before a measured ratio is believed at all
-_EARNED_WINDOWS = 100.0  # … of those that stand before the one that rows begin with: a back-test alone is not enough
+_EARNED_WINDOWS = 100.0  # … of those that stand before the proven one: a back-test alone is not enough
 _COLD = 10.0  # windows' worth of "as good as the reference" in each ratio
 _PRIOR_SECONDS = 86_400  # of the newest past on which a prior is measured
 _PRIOR_MOST = 30.0  # windows that a prior may count for
@@ -44,6 +44,7 @@ class Chain:
     names: tuple[str, ...]
     reference: int  # index of the one that nearly always has an answer (persistence)
     first: int = 0  # index of the one that others must beat
+    proven: int = 0  # those before it, but for the first, take over only after a working day of measured windows
 
     @property
     def version(self) -> str:
@@ -170,13 +171,14 @@ def ratios(state: Rows) -> FloatArray:
     return np.asarray((loss + _COLD * usual + _SAME) / (beside + _COLD * usual + _SAME))
 
 
-def choose(state: Rows, available: BoolArray, first: int = 0) -> tuple[IntArray, Rows]:
+def choose(state: Rows, available: BoolArray, first: int = 0, proven: int = 0) -> tuple[IntArray, Rows]:
     """(row,) index of the forecaster to use among those `available` (row, forecaster); -1 where none is.
 
     A row stays with its forecaster until another one's loss is clearly lower; a new row starts with `first`, else
     with the first of the chain that answers, unless the prior speaks against it.
     """
-    least = np.where(np.arange(available.shape[1]) < first, _EARNED_WINDOWS, _LEAST_WINDOWS)
+    order = np.arange(available.shape[1])
+    least = np.where((order < proven) & (order != first), _EARNED_WINDOWS, _LEAST_WINDOWS)
     ratio = np.where(np.asarray(state.arrays["windows"], dtype=np.float64) >= least, ratios(state), 1.0)
     ratio = np.where(available, ratio, np.inf)
     rows = np.arange(len(ratio))
@@ -198,7 +200,7 @@ def reasons(state: Rows, chain: Chain, chosen: IntArray, available: BoolArray) -
     ratio = ratios(state)
     out: list[tuple[Reason, ...]] = []
     for row, index in enumerate(chosen):
-        if index > chain.first and available[row, chain.first]:
+        if index > chain.first and index >= chain.proven and available[row, chain.first]:
             worse = ratio[row, chain.first] / ratio[row, index]
             text = f"{chain.names[index]} is used: the loss of {chain.names[chain.first]} is {worse:.2f} times as large"
             out.append((Reason(ReasonCode.SKILL_BELOW_BASELINE, text),))

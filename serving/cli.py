@@ -603,6 +603,8 @@ def train(
         stamps_end=timestamps is Stamp.END,
     )
     made = command.train(asked, quiet=as_json)
+    if not command.is_first():
+        return
     said = {"schemaVersion": 1, "artifact": str(out), "sha256": digest(made), "metrics": dict(made.card.metrics)}
     typer.echo(json.dumps(said, indent=1) if as_json else f"{out}  {digest(made)}")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forecaster.domain import Context, Forecast, ForecastRequest
 from forecaster.errors import InputError
 from forecaster.scaling.whatif import peaks, yardstick
 from forecaster.scaling.whatif.receipt import Receipt, receipt_of
@@ -16,11 +17,14 @@ from forecaster.scaling.whatif.report import Recorded, Told
 from forecaster.scaling.whatif.trial import MAX_REPLICAS, MIN_REPLICAS, SIZE_REPLICAS, TARGET, Hpa, Trial, trial_of
 from forecaster.scaling.whatif.yardstick import Loaded
 from forecaster.tidy import read_tidy
+from models.artifact import bundled
 from models.fits import FitCache
+from models.neural import Neural
 from models.persistence import Persistence
 from models.profile import Profile
 
 DETAILED = 12  # receipts with a frontier and worst hours, unless a page is asked for
+NETWORK_SECONDS = 300  # the network is asked so often: each step costs five times as much, and gains nothing
 _AT_ONCE = 32  # services whose days run side by side: memory
 
 
@@ -144,11 +148,30 @@ def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[f
     return lambda share: done(min((number + share) / count, 0.999))
 
 
+class _ByWindow:
+    """The network that ships, one for each window: what one has measured of a past holds for one window."""
+
+    def __init__(self) -> None:
+        self._artifact = bundled()
+        self.version = Neural(self._artifact).version
+        self._by_window: dict[int, Neural] = {}
+
+    def forecast(self, context: Context, request: ForecastRequest) -> Forecast:
+        """Of rows that all ask for the same window."""
+        window = int(request.windows[0])
+        if window not in self._by_window:
+            self._by_window[window] = Neural(self._artifact)
+        return self._by_window[window].forecast(context, request)
+
+
 def _receipts(trials: Sequence[Trial], points: bool, done: Callable[[float], None]) -> dict[tuple[str, int], Receipt]:
     by_name = {one.name: one for one in reversed(trials)}
     start_ups = sorted({one.start_up for one in trials})
     singles = list(by_name.values())
-    ours = peaks.replay(singles, Profile(cache=FitCache(renews=False)), start_ups, done)
+    profile = peaks.replay(singles, Profile(cache=FitCache(renews=False)), start_ups, lambda share: done(0.5 * share))
+    every = max(NETWORK_SECONDS // singles[0].step, 1)
+    network = peaks.replay(singles, _ByWindow(), start_ups, lambda share: done(0.5 + 0.5 * share), every)
+    ours = [peaks.averaged(one, other, every) for one, other in zip(profile, network, strict=True)]
     last = peaks.replay(singles, Persistence(cache=FitCache(renews=False)), start_ups)
     out = {}
     for one in trials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from models import artifact
 from models.artifact import Artifact, TrainingData
 from training import tracking
 from training.benchmark.panels import files_of
-from training.fit import device_of
+from training.fit import device_of, left
 from training.pretrain import PretrainConfig, Watcher, pretrain
 from training.tracking import Run
 from training.tune import fine_tune
@@ -47,6 +48,11 @@ class Asked:
     stamps_end: bool
 
 
+def is_first() -> bool:
+    """Whether this is the first of torchrun's processes, or the only one: it alone writes and reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def train(asked: Asked, quiet: bool = False) -> Artifact:
     """The artifact, saved in `asked.out`. Raises InputError for what the user must mend."""
     if asked.data is not None and not asked.licence:
@@ -55,8 +61,9 @@ def train(asked: Asked, quiet: bool = False) -> Artifact:
         raise InputError("--data: fine-tuning needs a folder of tidy files")
     extra = [] if asked.data is None else groups_of(asked.data, asked.stamps_end)
     with (
-        tracking.started(asked.tracking_uri, "forecaster-train") as run,
-        _Watch(run, quiet) as watch,
+        _in_group(),
+        tracking.started(asked.tracking_uri if is_first() else None, "forecaster-train") as run,
+        _Watch(run, quiet or not is_first()) as watch,
         _stoppable() as stop,
     ):
         if asked.tune is not None:
@@ -65,12 +72,13 @@ def train(asked: Asked, quiet: bool = False) -> Artifact:
             made = _pretrained(asked, extra, watch, stop)
         if stop[0]:
             raise InputError(f"stopped; the same command goes on from {asked.work}")
-        artifact.save(asked.out, made)
-        if asked.onnx is not None:
-            from models.onnx_export import export
+        if is_first():
+            artifact.save(asked.out, made)
+            if asked.onnx is not None:
+                from models.onnx_export import export
 
-            export(made, asked.onnx)
-        run.finished(made, asked.out)
+                export(made, asked.onnx)
+            run.finished(made, asked.out)
     return made
 
 
@@ -162,6 +170,15 @@ class _Watch(Watcher):
         self._bar.update(self._task, advance=units, said=said)
         if figures:
             self.run.measured(self._step, figures)
+
+
+@contextmanager
+def _in_group() -> Iterator[None]:
+    """torchrun's group of processes, if there is one, is left at the end."""
+    try:
+        yield
+    finally:
+        left()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from training.windows import Examples
 Report = Callable[[int, Mapping[str, float]], None]
 CHECKPOINT_VERSION = 1
 REPORT_EVERY = 100  # steps
+_AGREE_EVERY = 20  # steps after which several processes ask each other whether to stop
+_ORDER = ("series", "query", "points", "spreads", "available", "target")  # of the tensors of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,11 @@ class FitConfig:
 class Source(Protocol):
     """Gives examples for ever."""
 
-    def batch(self, step: int, size: int) -> Examples:
-        """The batch of a step: a function of the step alone, so that a resumed run sees what it would have seen."""
+    def batch(self, step: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
+        """The batch of a step, as `tensors` lays it out, on `device`.
+
+        A function of the step alone, so that a resumed run sees what it would have seen.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +73,57 @@ class Processes:
         if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
             return cls()
         if not distributed.is_initialized():
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # nccl would else begin on the first GPU in every process
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
 
+    def agree(self, halt: bool, device: torch.device) -> bool:
+        """Whether any process wants to stop: one that stopped alone would leave the others waiting for ever."""
+        flag = torch.tensor(float(halt), device=device)
+        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+
+def left() -> None:
+    """Leaves the group of processes, where there is one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
 
 def device_of(name: str) -> torch.device:
-    """`auto` is cuda, else mps, else cpu. With torchrun each process takes the GPU of its local rank."""
+    """`auto` is cuda, else mps, else cpu. `cuda` is, with torchrun, the GPU of the process's local rank."""
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if name != "auto":
         return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
 
 
 class RandomOrder:
-    """Batches of an example store in an order drawn anew each time round; a function of (seed, step)."""
+    """Batches of an example store in an order drawn anew each time round; a function of (seed, step).
+
+    A GPU that holds the whole store in a third of its free memory gets it once, and picks its batches there: copying
+    each batch takes longer than a step of so small a network.
+    """
 
     def __init__(self, examples: Examples, seed: int, processes: Processes | None = None) -> None:
         self._examples, self._seed = examples, seed
         self._processes = processes or Processes()
+        self._there: tuple[torch.device, tuple[Tensor, ...]] | None = None
 
-    def batch(self, step: int, size: int) -> Examples:
+    def batch(self, step: int, size: int, device: torch.device) -> tuple[Tensor, ...]:
         mine = max(size // self._processes.world, 1)
         rng = np.random.default_rng((self._seed, step, self._processes.rank))
-        return chosen(self._examples, np.sort(rng.integers(0, len(self._examples), size=mine)))
+        rows = np.sort(rng.integers(0, len(self._examples), size=mine))
+        if self._there is None and device.type == "cuda" and _fits(self._examples, device):
+            self._there = device, _stored(self._examples, device)
+        if self._there is None or self._there[0] != device:
+            return tensors(chosen(self._examples, rows), device)
+        at = torch.from_numpy(rows).to(device)
+        return _widened([tensor.index_select(0, at) for tensor in self._there[1]])
 
 
 def chosen(examples: Examples, rows: NDArray[np.int64]) -> Examples:
@@ -125,18 +155,17 @@ def fit(
     first = _resumed(checkpoint, network, optimizer, average, device)
     model: nn.Module = DistributedDataParallel(network) if processes.world > 1 else network
     levels = torch.tensor(LEVELS, dtype=torch.float32, device=device)
-    recent: list[float] = []
+    recent: list[Tensor] = []
+    losses: list[float] = []
     for step in range(first, config.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, config)
-        batch = tensors(source.batch(step, config.batch), device)
+        batch = source.batch(step, config.batch, device)
         with _precision(device, amp):
             quantiles = model(*batch[:-1])
         weights = peak_weights(batch[1][..., IS_PEAK] > 0.5, levels)
         loss = _mean_loss(quantiles.float(), batch[-1], levels, weights)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(f"step {step}: the loss is {value}; lower the rate ({config.peak_rate})")
+        recent.append(loss.detach())
         if start_weights:
             away = sum(((p - q) ** 2).sum() for p, q in zip(network.parameters(), start_weights, strict=True))
             loss = loss + config.anchor * away
@@ -146,14 +175,19 @@ def fit(
         optimizer.step()
         decay = min(config.average, (1 + step) / (10 + step))
         with torch.no_grad():
-            for name, parameter in network.state_dict().items():
-                average[name].lerp_(parameter, 1 - decay)
-        recent.append(value)
-        if (step + 1) % REPORT_EVERY == 0 and processes.rank == 0:
-            report(step + 1, {"loss": float(np.mean(recent)), "rate": rate_at(step, config)})
+            torch._foreach_lerp_(list(average.values()), list(network.state_dict().values()), 1 - decay)
+        halt = stopped() if processes.world == 1 else False
+        if processes.world > 1 and (step + 1) % _AGREE_EVERY == 0:
+            halt = processes.agree(stopped(), device)
+        saves = checkpoint is not None and ((step + 1) % checkpoint_every == 0 or halt)
+        if (step + 1) % REPORT_EVERY == 0 or saves or halt or step + 1 == config.steps:
+            losses += _finite(recent, step, config)  # a GPU would wait for each number: they are asked for together
             recent.clear()
-        halt = stopped()
-        if checkpoint is not None and processes.rank == 0 and ((step + 1) % checkpoint_every == 0 or halt):
+        if (step + 1) % REPORT_EVERY == 0:
+            if processes.rank == 0:
+                report(step + 1, {"loss": float(np.mean(losses)), "rate": rate_at(step, config)})
+            losses.clear()
+        if checkpoint is not None and saves and processes.rank == 0:
             _save(checkpoint, step + 1, network, optimizer, average)
         if halt:
             break
@@ -190,14 +224,33 @@ def _slices(examples: Examples, size: int) -> Iterator[Examples]:
 
 
 def tensors(examples: Examples, device: torch.device) -> tuple[Tensor, ...]:
-    """Series, query, points, spreads, available and target of a batch."""
-    floats = [
-        torch.from_numpy(np.asarray(x, dtype=np.float32)).to(device)
-        for x in (examples.series, examples.query, examples.points, examples.spreads)
-    ]
-    available = torch.from_numpy(np.ascontiguousarray(examples.available)).to(device)
-    target = torch.from_numpy(np.asarray(examples.target, dtype=np.float32)).to(device)
-    return (*floats, available, target)
+    """Series, query, points, spreads, available and target of a batch; numbers as float32."""
+    return _widened(_stored(examples, device))
+
+
+def _stored(examples: Examples, device: torch.device) -> tuple[Tensor, ...]:
+    """The same as it is kept, half precision and all."""
+    arrays = (getattr(examples, name) for name in _ORDER)
+    return tuple(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays)
+
+
+def _widened(kept: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(tensor.float() if tensor.is_floating_point() else tensor for tensor in kept)
+
+
+def _fits(examples: Examples, device: torch.device) -> bool:
+    free, _ = torch.cuda.mem_get_info(device)
+    return bool(sum(getattr(examples, name).nbytes for name in _ORDER) < free / 3)
+
+
+def _finite(losses: Sequence[Tensor], last: int, config: FitConfig) -> list[float]:
+    """The losses of the steps up to `last` as numbers. Raises FloatingPointError where one is none."""
+    values = torch.stack(list(losses)).tolist()
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            step = last - len(values) + 1 + i
+            raise FloatingPointError(f"step {step}: the loss is {value}; lower the rate ({config.peak_rate})")
+    return values
 
 
 def _mean_loss(quantiles: Tensor, target: Tensor, levels: Tensor, weights: Tensor) -> Tensor:
@@ -248,7 +301,8 @@ def _resumed(
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(tensors, "optimizer/").items():
         index, _, what = name.partition("/")
-        moments.setdefault(int(index), {})[what] = tensor
+        # AdamW counts its steps on the CPU; on a GPU it refuses to go on.
+        moments.setdefault(int(index), {})[what] = tensor.cpu() if what == "step" else tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     return int(said["step"])
 

@@ -68,7 +68,7 @@ def fine_tune(
     best_weights: dict[str, NDArray[np.float32]] | None = None
     best = first = float(loss_of(network, held, device).mean())
     report(0, {"held_loss": first})
-    start = {name: tensor.detach().numpy().copy() for name, tensor in network.state_dict().items()}
+    start = {name: tensor.detach().cpu().numpy().copy() for name, tensor in network.state_dict().items()}
     rate, steps, done, worse = config.fit.peak_rate, config.fit.steps, 0, 0
     for turn in range(config.rounds):
         # Each round anneals to nothing: the weights asked are weights at rest.

@@ -302,3 +302,12 @@ def test_what_is_masked_or_still_to_come_judges_nothing() -> None:
     known = Context(batch, batch, Calendar(("UTC",)))
     windows = blend.with_prior(blank, LAYOUT, known, [(197, some)]).arrays["windows"]
     assert (windows[0] > 0).tolist() == [[True] * 3, [False] * 3], "the horizon of five steps lies ahead"
+
+
+def test_where_network_or_profile_has_no_answer_the_peak_takes_the_weights_of_the_values() -> None:
+    rng = np.random.default_rng(5)
+    followed = rng.dirichlet(np.ones(3), size=(3, 2))
+    available = np.array([[True, True, True], [False, True, True], [True, False, True]])
+    weights = blend.peak_weights(followed, LAYOUT, available, np.array([1, 4, 9]))
+    np.testing.assert_array_equal(weights[0], [0.5, 0.5, 0.0])
+    np.testing.assert_array_equal(weights[1:], followed[1:, 1])

@@ -455,7 +455,7 @@ def test_a_network_that_comes_first_heads_the_chain_and_its_mixture_begins_anew(
     assert not state_of(one, "sum").any()
 
 
-def test_the_mixture_gives_the_values_and_the_proven_forecaster_the_peak() -> None:
+def test_the_peak_is_the_mean_of_network_and_profile_whatever_weights_the_values_have() -> None:
     def high(forecast: Forecast) -> Forecast:
         return dataclasses.replace(forecast, values=2 * forecast.values, peak=2 * forecast.peak)
 
@@ -464,9 +464,20 @@ def test_the_mixture_gives_the_values_and_the_proven_forecaster_the_peak() -> No
     one.run(known, WINDOWS, complete=False)
     plain = Scripted().forecast(known, ForecastRequest(one.horizons, LEVELS, WINDOWS))
     given = one.frozen()
-    np.testing.assert_allclose(given.peak, 2 * plain.peak)
-    assert (given.values > plain.values).all() and (given.values < 2 * plain.values).all()
+    np.testing.assert_allclose(given.peak, 1.5 * plain.peak)
+    assert (given.values > plain.values).all() and (given.values < 1.5 * plain.values).all()
     assert given.model == ("blend/network-x",) * 2
+
+
+def test_without_a_network_the_proven_forecaster_gives_the_peak() -> None:
+    def high(forecast: Forecast) -> Forecast:
+        return dataclasses.replace(forecast, values=2 * forecast.values, peak=2 * forecast.peak)
+
+    one = foresight(Scripted("profile/1", high), Scripted())
+    known = context(0)
+    one.run(known, WINDOWS, complete=False)
+    plain = Scripted().forecast(known, ForecastRequest(one.horizons, LEVELS, WINDOWS))
+    np.testing.assert_allclose(one.frozen().peak, 2 * plain.peak)
 
 
 @pytest.mark.parametrize("version", ["network/old", "blend/network-old"])

@@ -112,16 +112,17 @@ def test_several_windows_at_once_count_as_one_after_the_other() -> None:
         np.testing.assert_allclose(at_once.arrays[name], one_by_one.arrays[name])
 
 
-def test_one_before_the_first_must_have_earned_it_by_more_windows_than_a_back_test_gives() -> None:
-    begin, state = skill.choose(skill.blank(["a"], CHAIN), BOTH, first=1)
+def test_one_before_the_proven_must_have_earned_it_by_more_windows_than_a_back_test_gives() -> None:
+    begin, state = skill.choose(skill.blank(["a"], CHAIN), BOTH, first=1, proven=1)
     assert begin.tolist() == [1]
     state = play((101.0, 80.0), 120, state)  # 30 windows' worth
     few = float(np.asarray(state.arrays["windows"]).min())
     assert 8 < few < 100
-    assert skill.choose(state, BOTH, first=1)[0].tolist() == [1]
-    assert skill.choose(state, BOTH)[0].tolist() == [0]  # where it is the first itself
+    assert skill.choose(state, BOTH, first=1, proven=1)[0].tolist() == [1]
+    assert skill.choose(state, BOTH, first=1)[0].tolist() == [0]  # none is proven: a back-test is enough
+    assert skill.choose(state, BOTH, proven=1)[0].tolist() == [0]  # where it is the first itself
     state = play((101.0, 80.0), 600, state, start=120)
-    assert skill.choose(state, BOTH, first=1)[0].tolist() == [0]
+    assert skill.choose(state, BOTH, first=1, proven=1)[0].tolist() == [0]
 
 
 def test_rows_are_picked_from_the_chosen_forecasters() -> None:

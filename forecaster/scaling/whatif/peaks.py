@@ -3,7 +3,8 @@
 All days of a series run side by side: row d of a context is the series as it stood d days after the first row, so
 that all rows share the time of day. A forecaster keeps its parameters for a day and sees new samples at each step. That
 is coarser than the service, which renews them every two hours, mixes several forecasters and calibrates each: its own
-code would take hours for a fortnight. Between steps `reanchor.reanchored` moves the peak with the newest tick.
+code would take hours for a fortnight. One that is slow is asked now and then, and `averaged` keeps its difference to
+the other in between. Between steps `reanchor.reanchored` moves the peak with the newest tick.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from forecaster import reanchor
-from forecaster.domain import Calendar, Context, FloatArray, Forecast, ForecastRequest, IntArray, SeriesBatch, SeriesKey
+from forecaster.domain import (
+    Calendar,
+    Context,
+    FloatArray,
+    Forecast,
+    ForecastRequest,
+    IntArray,
+    SeriesBatch,
+    SeriesKey,
+)
 from forecaster.past import Past
 from forecaster.ports import Forecaster
 from forecaster.scaling.hpa import SYNC_SECONDS
@@ -44,10 +54,11 @@ def replay(
     forecaster: Forecaster,
     start_ups: Sequence[int],
     done: Callable[[float], None] = lambda share: None,
+    every: int = 1,
 ) -> list[Said]:
     """What `forecaster`, a fresh one that keeps its fits for a day, said of each trial; all of one step.
 
-    A trial's own `start_up` does not count here.
+    A trial's own `start_up` does not count here. Asked at each `every`-th step from midnight on; NaN in between.
     """
     step = trials[0].step
     if any(one.step != step for one in trials):
@@ -58,7 +69,7 @@ def replay(
     medians = np.full((len(keys), a_day, len(_HORIZONS)), np.nan, dtype=np.float32)
     peaks = np.full((len(keys), a_day, len(windows), len(LEVELS)), np.nan, dtype=np.float32)
     clock = int(trials[0].times[0]) // DAY * DAY
-    for place in range(a_day):
+    for place in range(0, a_day, every):
         context = _together([past.at(place) for past in pasts], keys, clock + place * step, step)
         for column, window in enumerate(windows.tolist()):
             asked = ForecastRequest(_HORIZONS, LEVELS, np.full(len(keys), window, dtype=np.int64))
@@ -79,6 +90,21 @@ def replay(
             )
         )
     return out
+
+
+def averaged(one: Said, other: Said, every: int) -> Said:
+    """`one`, its peaks the plain mean of both (forecaster.blend.PEAKS).
+
+    `other` was asked at each `every`-th step: until the next one its peaks keep their difference to those of `one`.
+    """
+    away = other.peaks - one.peaks
+    asked = np.asarray(np.isfinite(other.peaks).all(axis=(1, 2)))
+    steps = np.arange(len(asked))
+    last = np.maximum.accumulate(np.where(asked, steps, -every))
+    counts = (last >= 0) & (steps - last < every)
+    half = 0.5 * np.where(counts[:, None, None], away[np.maximum(last, 0)], 0.0)
+    moved = np.maximum.accumulate(one.peaks + half, axis=2)  # an old difference could make quantiles cross
+    return Said(one.medians, moved.astype(np.float32))
 
 
 class _Days:

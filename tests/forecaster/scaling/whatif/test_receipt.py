@@ -10,7 +10,9 @@ from forecaster.scaling.whatif import hours, peaks
 from forecaster.scaling.whatif.receipt import EQUAL_COST, Receipt, receipt_of
 from forecaster.scaling.whatif.settings import Floors, Setting
 from forecaster.scaling.whatif.trial import Trial
+from models.artifact import bundled
 from models.fits import FitCache
+from models.neural import Neural
 from models.persistence import Persistence
 from models.profile import Profile
 from tests.forecaster.scaling.whatif.loads import A_DAY, daily, trial
@@ -18,9 +20,16 @@ from tests.forecaster.scaling.whatif.loads import A_DAY, daily, trial
 DAYS = 5
 
 
-def said(one: Trial, persistence: bool = False) -> FloatArray:
+EVERY = 4  # steps between two questions to the network
+
+
+def said(one: Trial, persistence: bool = False, network: bool = False) -> FloatArray:
     forecaster = (Persistence if persistence else Profile)(cache=FitCache(renews=False))
-    return peaks.on_ticks(one, peaks.replay([one], forecaster, [one.start_up])[0], 0)
+    answer = peaks.replay([one], forecaster, [one.start_up])[0]
+    if network:
+        other = peaks.replay([one], Neural(bundled()), [one.start_up], every=EVERY)[0]
+        answer = peaks.averaged(answer, other, EVERY)
+    return peaks.on_ticks(one, answer, 0)
 
 
 def future_changed(values: FloatArray, column: int) -> FloatArray:
@@ -39,12 +48,29 @@ def receipt(one: Trial) -> Receipt:
     return receipt_of(one, said(one), said(one, persistence=True))
 
 
-@pytest.mark.parametrize("persistence", [False, True], ids=["profile", "persistence"])
-def test_a_changed_future_changes_no_earlier_forecast(one: Trial, persistence: bool) -> None:
+def test_peaks_are_the_mean_of_both_and_keep_their_difference_until_the_network_is_asked_again() -> None:
+    rng = np.random.default_rng(2)
+    one, other = (np.sort(rng.normal(10, 1, (12, 1, len(peaks.LEVELS))), axis=2).astype(np.float32) for _ in range(2))
+    other[[i for i in range(12) if i % EVERY]] = np.nan
+    other[8:] = np.nan  # it had nothing to say there
+    medians = np.zeros((12, 2), dtype=np.float32)
+    got = peaks.averaged(peaks.Said(medians, one), peaks.Said(medians, other), EVERY).peaks
+    np.testing.assert_allclose(got[[0, 4]], (one[[0, 4]] + other[[0, 4]]) / 2, rtol=1e-6)
+    kept = np.maximum.accumulate(one[5:8] + (other[4] - one[4]) / 2, axis=2)
+    np.testing.assert_allclose(got[5:8], kept, rtol=1e-6)
+    np.testing.assert_array_equal(got[8:], one[8:])
+
+
+@pytest.mark.parametrize(
+    ("persistence", "network"),
+    [(False, False), (True, False), (False, True)],
+    ids=["profile", "persistence", "mean with the network"],
+)
+def test_a_changed_future_changes_no_earlier_forecast(one: Trial, persistence: bool, network: bool) -> None:
     column = 4 * A_DAY + 100
     other = trial(future_changed(daily(DAYS), column))
     upto = (column - one.first) * one.per_step + 1  # the first tick of the step decides before it is seen
-    before, after = said(one, persistence), said(other, persistence)
+    before, after = said(one, persistence, network), said(other, persistence, network)
     assert np.isfinite(before[: one.cut_tick]).any()
     np.testing.assert_array_equal(before[:upto], after[:upto])
     assert not np.array_equal(before[upto:], after[upto:])
