@@ -377,6 +377,9 @@ def whatif(
     ] = False,
     only: Annotated[str, typer.Option(help="Series with this in their name.", metavar="TEXT")] = "",
     price: Annotated[float | None, typer.Option(help="Of a replica-hour, to show money.", min=0)] = None,
+    served: Annotated[
+        bool, typer.Option("--served", help="Also plays the risk dial on load as it was served, with retries: minutes.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Writes a page that needs nothing else.", metavar="FILE")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -399,7 +402,7 @@ def whatif(
 
         assert config is not None
         wanted = from_prometheus(load_config(config, os.environ), datetime.now(UTC), start_ups)
-    told = receipts.told(wanted, price=price, detailed=html is not None, done=_progress("replaying"))
+    told = receipts.told(wanted, price=price, detailed=html is not None, served=served, done=_progress("replaying"))
     if html is not None:
         from serving import whatif_page
 

@@ -6,14 +6,15 @@ The receipt itself is forecaster.scaling.whatif; here are files, Prometheus and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from forecaster.domain import Context, Forecast, ForecastRequest
 from forecaster.errors import InputError
 from forecaster.scaling.whatif import peaks, yardstick
-from forecaster.scaling.whatif.receipt import Receipt, receipt_of
+from forecaster.scaling.whatif.receipt import DIAL, Receipt, receipt_of
 from forecaster.scaling.whatif.report import Recorded, Told
+from forecaster.scaling.whatif.served import play_served
 from forecaster.scaling.whatif.trial import MAX_REPLICAS, MIN_REPLICAS, SIZE_REPLICAS, TARGET, Hpa, Trial, trial_of
 from forecaster.scaling.whatif.yardstick import Loaded
 from forecaster.tidy import read_tidy
@@ -124,9 +125,13 @@ def told(
     *,
     price: float | None = None,
     detailed: bool = False,
+    served: bool = False,
     done: Callable[[float], None] = lambda share: None,
 ) -> Told:
-    """The receipts of all trials, in their order. `done` takes the share that is."""
+    """The receipts of all trials, in their order. `done` takes the share that is.
+
+    `served`: the risk dial is also played where load is seen as it was served, which takes minutes.
+    """
     receipts: dict[tuple[str, int], Receipt] = {}
     names = list(dict.fromkeys(one.name for one in wanted.trials))
     steps = {one.name: one.step for one in wanted.trials}
@@ -137,15 +142,30 @@ def told(
         batches += [members[first : first + _AT_ONCE] for first in range(0, len(members), _AT_ONCE)]
     for number, some in enumerate(batches):
         group = [one for one in wanted.trials if one.name in some]
-        receipts |= _receipts(group, points, _part(done, number, len(batches)))
+        part = _part(done, number, len(batches))
+        made = _receipts(group, points, _between(part, 0.0, 0.3) if served else part)
+        receipts |= _with_served(made, _between(part, 0.3, 1.0)) if served else made
     done(1.0)
     ordered = [receipts[one.name, one.start_up] for one in wanted.trials]
     return Told(ordered, wanted.kinds, wanted.left_out, price, wanted.recorded)
 
 
+def _with_served(
+    receipts: dict[tuple[str, int], Receipt], done: Callable[[float], None]
+) -> dict[tuple[str, int], Receipt]:
+    """Of one step. The loop is closed, so each has its own forecasts: the profile's, for the network takes too long."""
+    trials = [one.trial for one in receipts.values()]
+    came = play_served(trials, lambda: Profile(cache=FitCache(renews=False)), DIAL, done=done)
+    return {key: replace(one, served=found) for (key, one), found in zip(receipts.items(), came, strict=True)}
+
+
 def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
     """Progress of one batch within all; the end is said once, by the caller."""
     return lambda share: done(min((number + share) / count, 0.999))
+
+
+def _between(done: Callable[[float], None], first: float, last: float) -> Callable[[float], None]:
+    return lambda share: done(first + share * (last - first))
 
 
 class _ByWindow:

@@ -47,7 +47,7 @@ def needs(peaks: FloatArray, levels: tuple[float, ...], wanted: FloatArray, capa
     return out
 
 
-def most_needed(most_load: FloatArray, capacity: float) -> IntArray:
+def most_needed(most_load: FloatArray, capacity: float | FloatArray) -> IntArray:
     """(tick,) the most that a forecast may ask for: 1.5 x the need of the highest load of 14 days."""
     most = np.ceil(np.round(most_load / capacity, 6))
     limit = np.maximum(np.ceil(np.round(decision.NEW_PEAK_RATIO * most, 6)), 1.0)
@@ -84,7 +84,7 @@ def dialled(
     The load of a tick is known at the end of it, and judged then against the floors issued until its begin.
     `limit` (tick,): the most that a forecast may ask for, see `most_needed`.
     """
-    dial = Dials([capacity], [lead_seconds], [asked], rules, len(load), levels)
+    dial = Dials([capacity], [lead_seconds], [asked], [rules], len(load), levels)
     nothing = np.zeros(1, dtype=np.bool_)
     issued = np.empty(len(load))
     _machine(run_dialled, compiled)(
@@ -106,11 +106,11 @@ class Dials:
         capacity: Sequence[float],
         lead_seconds: Sequence[float],
         asked: Sequence[float],
-        rules: FloorRules,
+        rules: Sequence[FloorRules],
         ticks: int,
         levels: tuple[float, ...],
     ) -> None:
-        """`capacity`, `lead_seconds` and `asked` (row,); room for `ticks`."""
+        """`capacity`, `lead_seconds`, `asked` and `rules` (row,); room for `ticks`."""
         rows = len(capacity)
         lead = np.floor(np.minimum(lead_seconds, risk.LONGEST_LEAD) / SYNC_SECONDS)
         self._dial = np.column_stack((capacity, lead, asked))
@@ -127,7 +127,7 @@ class Dials:
             self._count,
             self._dial,
             stretched,
-            _shape(rules),
+            np.stack([_shape(one) for one in rules]),
             np.array([risk.GAIN, _SHALLOWEST, _DEEPEST]),
         )
 
@@ -188,7 +188,7 @@ def run_dialled(
             depth[0] = turned(depth[0], load[tick - 1], False, out[0], tick - 1, dial[0], ends)
         issued[tick] = 1.0 - math.exp(-depth[0])
         wanted = needed(peaks[tick], stretched, depth[0], dial[0, 0], limit[tick])
-        count[0] = ruled(out[0], tick, wanted, memory[0], count[0], patience(issued[tick]), shape)
+        count[0] = ruled(out[0], tick, wanted, memory[0], count[0], patience(issued[tick]), shape[0])
 
 
 def run_rows(
@@ -217,7 +217,7 @@ def run_rows(
             if tick > 0:
                 wanted = max(wanted, out[row, tick - 1])
         level = 1.0 - math.exp(-depth[row])
-        count[row] = ruled(out[row], tick, wanted, memory[row], count[row], patience(level), shape)
+        count[row] = ruled(out[row], tick, wanted, memory[row], count[row], patience(level), shape[row])
 
 
 def needed(peak: Any, stretched: Any, depth: float, capacity: float, limit: int) -> int:

@@ -17,6 +17,7 @@ from forecaster.scaling.whatif import measures, rivals
 from forecaster.scaling.whatif.hours import Hour, worst_hours
 from forecaster.scaling.whatif.measures import Change, Entry
 from forecaster.scaling.whatif.play import Figures, Played, oracle_played, play, ready_of
+from forecaster.scaling.whatif.served import Came
 from forecaster.scaling.whatif.settings import CALM_HOLD, FEWER, FLOORS, HPAS, SAFETY_RISK, Floors, Setting, service_of
 from forecaster.scaling.whatif.trial import Trial
 
@@ -73,6 +74,7 @@ class Receipt:
     floors: IntArray | None  # of the default, (tick,)
     dial: Mapping[float, float]  # asked -> what the floors alone came to in the test part
     hours: tuple[Hour, ...] = ()  # the worst ones
+    served: Came | None = None  # the same where load is seen as it was served; None: not played
 
     def row(self, policy: str) -> Row:
         return next(one for one in self.rows if one.policy == policy)

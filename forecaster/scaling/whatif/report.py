@@ -56,16 +56,43 @@ def summaries(told: Told) -> list[tuple[int, str, str, Summary]]:
     return out
 
 
-def dials(told: Told) -> list[tuple[int, str, float, list[float]]]:
-    """(start-up, group, asked, what each series came to)."""
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """What one dial came to: all series of a group at one start-up time."""
+
+    start_up: int
+    group: str
+    observed: str  # offered | served
+    behind: str | None  # the floors: nothing | user_hpa; None where load is offered, for then it makes no difference
+    asked: float
+    came: tuple[float, ...]  # share of time, by series
+
+    @property
+    def pooled(self) -> float:
+        return sum(self.came) / len(self.came)
+
+    def within(self, least: float, most: float) -> int:
+        """Series that came to between so many times what was asked."""
+        return sum(least <= one / self.asked <= most for one in self.came)
+
+
+def dials(told: Told) -> list[Dial]:
+    """Load as offered, then as served, of all series for which that was played."""
     groups = dict.fromkeys(kind for one in told.receipts for kind in told.kinds[one.trial.name])
-    return [
-        (start_up, kind, asked, [one.dial[asked] for one in some])
-        for start_up in sorted({one.trial.start_up for one in told.receipts})
-        for kind in groups
-        if (some := _group(told, start_up, kind))
-        for asked in DIAL
-    ]
+    out = []
+    for start_up in sorted({one.trial.start_up for one in told.receipts}):
+        for kind in groups:
+            some = _group(told, start_up, kind)
+            if not some:
+                continue
+            out += [
+                Dial(start_up, kind, "offered", None, asked, tuple(one.dial[asked] for one in some)) for asked in DIAL
+            ]
+            played = [one.served for one in some if one.served is not None]
+            for behind, asked in played[0] if played else ():
+                came = tuple(one[behind, asked] for one in played)
+                out.append(Dial(start_up, kind, "served", behind, asked, came))
+    return out
 
 
 def _group(told: Told, start_up: int, kind: str) -> list[Receipt]:
@@ -98,8 +125,17 @@ def as_dict(told: Told) -> dict[str, Any]:
             for start_up, kind, policy, found in summaries(told)
         ],
         "dial": [
-            {"startupSeconds": start_up, "group": kind, "asked": asked, **_dial(asked, found)}
-            for start_up, kind, asked, found in dials(told)
+            {
+                "startupSeconds": one.start_up,
+                "group": one.group,
+                "observed": one.observed,
+                "behind": one.behind,
+                "asked": one.asked,
+                "actualPooled": one.pooled,
+                "series": len(one.came),
+                "within": one.within(*TRUE),
+            }
+            for one in dials(told)
         ],
         "recorded": [
             {"series": name, "difference": _number(one.difference), "samples": one.samples, "unfit": one.unfit}
@@ -206,11 +242,6 @@ def _summary(found: Summary) -> dict[str, Any]:
     }
 
 
-def _dial(asked: float, found: Sequence[float]) -> dict[str, Any]:
-    near = sum(TRUE[0] <= one / asked <= TRUE[1] for one in found)
-    return {"actualPooled": sum(found) / len(found), "series": len(found), "within": near}
-
-
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -299,11 +330,12 @@ def all_text(told: Told) -> str:
             f"{_percent(s.risk_cost_median):>6} {_percent(s.gap_closed):>6}"
         )
     lines.append(f"  {SAFE} stands beside the user's HPA, everything else beside the tuned one.")
-    lines.append("Risk dial, floors alone: asked -> came to, pooled (series within 0.5 to 1.5 times)")
-    for start_up, kind, asked, found in dials(told):
-        said = _dial(asked, found)
+    lines.append("Risk dial, floors alone: asked -> came to, pooled (series within 0.5 to 1.5 times); load as observed")
+    for one in dials(told):
+        seen = one.observed if one.behind is None else f"{one.observed}, {one.behind.replace('_', ' ')} behind"
         lines.append(
-            f"  {start_up:>6} s {kind:<8} {asked:.1%} -> {said['actualPooled']:.2%} ({said['within']} of {len(found)})"
+            f"  {one.start_up:>6} s {one.group:<8} {one.asked:.1%} -> {one.pooled:.2%} "
+            f"({one.within(*TRUE)} of {len(one.came)})  {seen}"
         )
     return "\n".join(lines)
 

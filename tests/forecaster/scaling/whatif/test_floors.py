@@ -99,7 +99,7 @@ def test_the_dial_turns_as_the_live_one_does_and_holds_as_long(lead: float, aske
     peaks, load = quantiles(rng, ticks, 24.0), rng.uniform(0, 5.0, ticks)
     saturated = rng.uniform(size=ticks) < 0.02
     rules = floors.FloorRules(2, 60, 300.0)
-    batched = floors.Dials([capacity], [lead], [asked], rules, ticks, LEVELS)
+    batched = floors.Dials([capacity], [lead], [asked], [rules], ticks, LEVELS)
     spec = ScaleSpec("shop", "checkout", capacity_per_replica=1.0, hold=timedelta(seconds=300), bounds=Bounds(2, 60))
     facts = HpaFacts(min_replicas=2, max_replicas=60)
     dial, state, lowest = risk.start(("checkout",), np.array([asked])), DecisionState(), 1.0
@@ -153,7 +153,7 @@ def test_one_row_over_all_ticks_is_all_rows_over_one_tick_each() -> None:
     whole, _ = floors.dialled(
         peaks, LEVELS, load, unlimited(ticks), rules, capacity=1.0, lead_seconds=60.0, asked=0.05, compiled=False
     )
-    batched = floors.Dials([1.0], [60.0], [0.05], rules, ticks, LEVELS)
+    batched = floors.Dials([1.0], [60.0], [0.05], [rules], ticks, LEVELS)
     nothing, least = np.zeros(1, dtype=np.bool_), np.zeros(1, dtype=np.int64)
     for tick in range(ticks):
         newest = np.array([load[max(tick - 1, 0)]])
