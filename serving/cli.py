@@ -369,6 +369,12 @@ def whatif(
     stabilization: Annotated[
         int, typer.Option(help="Downscale stabilization of the user's HPA, seconds.", min=0)
     ] = 300,
+    hpa: Annotated[
+        Path | None,
+        typer.Option(
+            help="Manifest of the user's HPA, with its behavior: YAML or JSON, one or a List.", metavar="FILE"
+        ),
+    ] = None,
     timestamps: Annotated[
         Stamp, typer.Option(help="Whether a file's stamp is the start or end of an interval.")
     ] = Stamp.START,
@@ -391,9 +397,15 @@ def whatif(
 
     if (data is None) == (config is None):
         raise InputError("whatif: write --data PATH, or --config FILE for Prometheus")
+    from serving import hpa_manifest
+
     start_ups = () if start_up is None else receipts.start_ups_of(start_up)
+    manifests = [] if hpa is None else hpa_manifest.read(hpa)
     if data is not None:
-        size = receipts.Size(capacity, replicas, min_replicas, max_replicas, target, float(stabilization))
+        if len(manifests) > 1:
+            raise InputError(f"--hpa: {hpa} holds {len(manifests)} HPAs: write the one that scales the load of --data")
+        own = manifests[0].hpa if manifests else None
+        size = receipts.Size(capacity, replicas, min_replicas, max_replicas, target, float(stabilization), own)
         ends = timestamps is Stamp.END
         wanted = receipts.from_files(data, ends, start_ups or (180,), size, every, only)
     else:
@@ -401,7 +413,7 @@ def whatif(
         from serving.whatif_prometheus import from_prometheus
 
         assert config is not None
-        wanted = from_prometheus(load_config(config, os.environ), datetime.now(UTC), start_ups)
+        wanted = from_prometheus(load_config(config, os.environ), datetime.now(UTC), start_ups, manifests, os.environ)
     told = receipts.told(wanted, price=price, detailed=html is not None, served=served, done=_progress("replaying"))
     if html is not None:
         from serving import whatif_page

@@ -21,6 +21,12 @@ logger = logging.getLogger("forecaster.hpas")
 
 def reader_of(settings: KubernetesConfig, environ: Mapping[str, str]) -> ApiHpas | None:
     """As configured; None where HPAs are not to be read. Raises InputError where they must and cannot be."""
+    kube = kube_of(settings, environ)
+    return None if kube is None else ApiHpas(kube, settings.namespaces)
+
+
+def kube_of(settings: KubernetesConfig, environ: Mapping[str, str]) -> Kube | None:
+    """The API server, likewise."""
     given = settings.kubeconfig is not None
     if settings.read_hpas == "never":
         return None
@@ -32,7 +38,7 @@ def reader_of(settings: KubernetesConfig, environ: Mapping[str, str]) -> ApiHpas
         if settings.kubeconfig is not None
         else access.in_cluster(environ)
     )
-    return ApiHpas(Kube(where), settings.namespaces)
+    return Kube(where)
 
 
 class ApiHpas:

@@ -39,9 +39,12 @@ class Size:
     max_replicas: int = MAX_REPLICAS
     target: int = TARGET
     stabilization_seconds: float = 300.0
+    manifest: Hpa | None = None  # takes the place of the last four
 
     @property
     def hpa(self) -> Hpa:
+        if self.manifest is not None:
+            return self.manifest
         return Hpa(self.target, self.stabilization_seconds, self.min_replicas, self.max_replicas)
 
 

@@ -7,7 +7,7 @@ and holds, `forecaster_safety` a dialled floor on the user's own HPA. Knows no f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -125,7 +125,8 @@ def receipt_of(
     pairs: list[Pair] = []
     entries: dict[str, Entry] = {}
     own = HPAS[tuned]
-    rows = [_user(trial, user), Row("tuned_hpa", HPAS[tuned].words, reference.test.of(0), reference.training.of(0))]
+    rows = _user(trial, user)
+    rows.append(Row("tuned_hpa", HPAS[tuned].words, reference.test.of(0), reference.training.of(0)))
     perfect, perfect_training = oracle_played(trial, "test"), oracle_played(trial, "training")
     for name, family in families.items():
         upt, cost = family.training.upt(), family.training.cost()
@@ -205,9 +206,13 @@ def _entry(
     )
 
 
-def _user(trial: Trial, user: _Played) -> Row:
-    words = f"target {trial.hpa.target} %, stabilization {trial.hpa.stabilization_seconds:.0f} s"
-    return Row("user_hpa", words, *user.both)
+def _user(trial: Trial, user: _Played) -> list[Row]:
+    """The user's HPA as it is; where it has a `behavior`, also without."""
+    rows = [Row("user_hpa", trial.hpa.words, *user.both)]
+    if trial.hpa.behavior is not None:
+        plain = replace(trial, hpa=replace(trial.hpa, behavior=None))
+        rows.append(Row("user_hpa_no_behavior", plain.hpa.words, *_Played(plain, plain.service(), None).both))
+    return rows
 
 
 def _safety(trial: Trial, ours: Floors, user: _Played) -> tuple[Row, Entry]:
