@@ -68,4 +68,4 @@ def test_a_behavior_stays_with_the_users_hpa_and_makes_a_difference() -> None:
         slow, scale_down=replace(slow.scale_down, stabilization_window_seconds=60.0)
     )
     without, with_it = (play(one, [one.service()], [None], "test").of(0) for one in (plain, own))
-    assert with_it.time_above_capacity > without.time_above_capacity
+    assert with_it.unmet_load > without.unmet_load
