@@ -19,6 +19,7 @@ from forecaster.config_values import bad
 from forecaster.config_workloads import WorkloadConfig
 from forecaster.config_written import FILE, FLAG, FOLDER, NAME, TEXT, ConfigModel, Written, count, duration, not_null
 from forecaster.domain import WorkloadSpec
+from forecaster.scaling.short_history import LEAST_SECONDS
 
 # --- Prometheus ------------------------------------------------------------------------------------------------------
 
@@ -229,7 +230,8 @@ class Config(ConfigModel):
     """How often the newest load is read and decisions are renewed; a step is a whole number of intervals. Shorter
     reacts sooner and queries more."""
     history: Annotated[timedelta, duration("1d", "90d")] = timedelta(days=28)
-    """How far back we look. Weekly patterns need two weeks at least; more costs memory and one longer back-fill."""
+    """How far back we look. Weekly patterns need two weeks at least, and `scale` two days; more costs memory and one
+    longer back-fill."""
     store: Annotated[str, Written(values.store_url, "sqlite:///FILE or postgresql://HOST/NAME"), Field(repr=False)] = (
         "sqlite:///forecaster.db"
     )
@@ -276,6 +278,14 @@ class Config(ConfigModel):
             shorter = next(one for one in range(seconds, 0, -1) if step.total_seconds() % one == 0)
             raise bad(f"does not divide step {shown}", values.duration_text(timedelta(seconds=shorter)))
         return interval
+
+    @model_validator(mode="after")
+    def _history_for_a_floor(self) -> Self:
+        least = timedelta(seconds=LEAST_SECONDS)
+        if self.history < least and any(one.scale is not None for one in self.workloads):
+            what = "is shorter than the two days of load that a recommendation needs"
+            raise bad(what, "2d or more, such as 28d", values.duration_text(self.history), ("history",))
+        return self
 
     def specs(self) -> tuple[WorkloadSpec, ...]:
         """The workloads as the reader and the decision need them."""

@@ -271,8 +271,8 @@ def timezone(value: object) -> str:
     """An IANA time zone."""
     name = text(value)
     try:
-        zoneinfo.ZoneInfo(name)
-    except (OSError, ValueError, KeyError):
+        schedule.zone_of(name)
+    except ValueError:
         raise bad("is not an IANA time zone", _zone_near(name)) from None
     return name
 
@@ -288,7 +288,7 @@ def _zone_near(name: str) -> str:
 
 @cache
 def _zones() -> tuple[str, ...]:
-    return tuple(sorted(zoneinfo.available_timezones()))
+    return tuple(sorted(zoneinfo.available_timezones() - set(schedule.NO_PLACE)))
 
 
 def cron(value: object) -> str:
@@ -298,7 +298,11 @@ def cron(value: object) -> str:
         _check_cron(expression)
     except InputError as error:
         what, _, write = str(error).removeprefix(f"schedule {expression!r}: ").partition(": write ")
-        raise bad(f"is not a cron: {what}", write or 'minute hour day month weekday, as in "0 8 * * 1-5"') from None
+        fires = not what.startswith("it never fires")
+        raise bad(
+            f"is not a cron: {what}" if fires else what.removeprefix("it "),
+            write or 'minute hour day month weekday, as in "0 8 * * 1-5"',
+        ) from None
     return expression
 
 

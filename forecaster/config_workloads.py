@@ -28,6 +28,7 @@ from forecaster.config_written import (
     share,
 )
 from forecaster.domain import Bounds, Mode, ResourceSpec, ScaleSpec, ScheduleWindow, WorkloadSpec
+from forecaster.scaling.schedule import contradiction
 
 MAX_SERIES_OF_TEMPLATE = 1000
 MOST_REPLICAS = 100_000
@@ -86,7 +87,7 @@ def _lead_time(value: object) -> timedelta | None:
 
 def _managed(value: object) -> str:
     if value == "target":
-        raise bad("is experimental and not in this release", "[minReplicas]")
+        raise bad("is not in this release", "[minReplicas]; `forecaster generate --save` saves replicas instead")
     return values.choice("minReplicas")(value)
 
 
@@ -136,7 +137,8 @@ class ScaleConfig(ConfigModel):
     bounds: BoundsConfig = BoundsConfig()
     """Limits of our floor."""
     schedule: tuple[ScheduleConfig, ...] = ()
-    """Windows with their own minimum or maximum."""
+    """Windows with their own minimum or maximum. Of those that are open together the highest minimum and the lowest
+    maximum count; windows that contradict each other while both are open are refused."""
     valid_for: Annotated[timedelta | None, duration("1m", "1h", "the longer of 5m and twice the lead time")] = None
     """How long a recommendation counts when no newer one follows; then the floor walks back to the user's own value.
     Longer rides out longer outages of ours on older data."""
@@ -147,6 +149,35 @@ class ScaleConfig(ConfigModel):
         if not managed:
             raise bad("is empty", "[minReplicas], or mode: recommend", "")
         return managed
+
+    @model_validator(mode="after")
+    def _schedule_within_bounds(self) -> Self:
+        low, high = self.bounds.min_replicas, self.bounds.max_replicas
+        for i, one in enumerate(self.schedule):
+            if high is not None and one.min_replicas is not None and one.min_replicas > high:
+                write = f"at most {high}, or raise bounds.maxReplicas"
+                at = ("schedule", i, "minReplicas")
+                raise bad(f"is above bounds.maxReplicas {high}", write, str(one.min_replicas), at)
+            if low is not None and one.max_replicas is not None and one.max_replicas < low:
+                write = f"at least {low}, or lower bounds.minReplicas"
+                at = ("schedule", i, "maxReplicas")
+                raise bad(f"is below bounds.minReplicas {low}", write, str(one.max_replicas), at)
+        return self
+
+    def check_schedule(self, timezone: str) -> None:
+        """Raises where two windows contradict each other. `timezone` as for `spec`."""
+        windows = self.spec(timezone).schedule
+        found = contradiction(windows)
+        if found is None:
+            return
+        i, j, moment = found
+        raise bad(
+            f"is above maxReplicas {windows[j].max_replicas} of schedule[{j}], and both are open on "
+            f"{moment:%Y-%m-%d %H:%M} {windows[i].timezone}",
+            "limits that agree, or windows that do not meet",
+            str(windows[i].min_replicas),
+            ("scale", "schedule", i, "minReplicas"),
+        )
 
     def spec(self, timezone: str) -> ScaleSpec:
         """`timezone`: the workload's, for windows without their own."""
@@ -220,6 +251,7 @@ class WorkloadConfig(ConfigModel):
         self._check_placeholders(("name",), self.name)
         if self.scale is not None:
             self._check_placeholders(("scale", "hpa"), self.scale.hpa)
+            self.scale.check_schedule(self.timezone)
         if self.for_each:
             self._check_queries(self.for_each)
         return self

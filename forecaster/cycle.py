@@ -45,6 +45,7 @@ from forecaster.scaling import decision
 from forecaster.scaling.deciding import Decided, Deciding, Known, Scaled
 from forecaster.scaling.new_peak import HighestLoad
 from forecaster.scaling.record import to_json
+from forecaster.scaling.short_history import KnownSince
 from forecaster.starts import Starts
 from forecaster.vigil import Vigil
 from forecaster.watch import SHARE, Watch
@@ -102,6 +103,8 @@ class Cycle:
         self._deciding = Deciding(interval)
         self._highest = HighestLoad()
         self._most_load: FloatArray = np.zeros(0)
+        self._oldest = KnownSince()
+        self._known_since: FloatArray = np.zeros(0)
         self._events: tuple[Event, ...] = ()
         self._overrides: tuple[Override, ...] = ()
         self._notices: list[Reason] = []
@@ -207,6 +210,7 @@ class Cycle:
         began = self._timer()
         complete = self.history.backlog == 0
         self._most_load = self._highest.of(context, complete)
+        self._known_since = self._oldest.of(context, complete)
         self._foresight.run(context, windows, complete)
         spent["forecast"] = self._timer() - began
         self._vigil.freeze(self._foresight.frozen())
@@ -290,6 +294,7 @@ class Cycle:
             newest=reading.newest,
             data_through=reading.data_through,
             most_load=self._most_load,
+            known_since=self._known_since,
             reasons=reasons,
             masked=masked,
             faults=faults,

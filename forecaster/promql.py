@@ -245,3 +245,17 @@ def _is_scalar(node: parser.Expr) -> bool:
     return isinstance(node, parser.NumberLiteral) or (
         isinstance(node, parser.Call) and node.func.name in ("scalar", "time", "pi")
     )
+
+
+# --- composed --------------------------------------------------------------------------------------------------------
+
+
+def bracketed(text: str) -> str:
+    """The expression in brackets, as an instant vector, fit to stand inside another one.
+
+    Its own text is kept. A line feed ends the comment that it may hold; a scalar becomes a vector without labels.
+    Raises InputError as `check_query`.
+    """
+    check_query(text)
+    inner = f"{text.strip()}\n" if "#" in text else text.strip()
+    return f"vector({inner})" if _is_scalar(_parse(text)) else f"({inner})"

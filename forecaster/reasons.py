@@ -44,7 +44,8 @@ class ReasonCode(StrEnum):
 # What the code means, and what to do: one sentence each. The documentation page is generated from these.
 ADVICE: dict[ReasonCode, tuple[str, str]] = {
     ReasonCode.HISTORY_TOO_SHORT: (
-        "Fewer than six samples are known; where no network is served, less than 30 minutes of them.",
+        "Fewer than six samples are known; where no network is served, less than 30 minutes of them. A floor needs two "
+        "days of load: until then the HPA reacts alone, and schedules and pins count.",
         "Wait; or check that Prometheus keeps the series and that `history` covers it.",
     ),
     ReasonCode.NO_DATA: (

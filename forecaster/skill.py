@@ -24,7 +24,7 @@ from forecaster.quantiles import at_level
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
 
-STATE_VERSION = "skill/1"
+STATE_VERSION = "skill/2"
 LEVELS = (0.9, 0.99)  # of the peak
 MEMORY_SECONDS = 7 * 86_400
 PENDING = 4
@@ -35,6 +35,9 @@ _COLD = 10.0  # windows' worth of "as good as the reference" in each ratio
 _PRIOR_SECONDS = 86_400  # of the newest past on which a prior is measured
 _PRIOR_MOST = 30.0  # windows that a prior may count for
 _SAME = 1e-12
+_GROSS = 5.0  # times the reference's loss, lately and usually: no forecast of ours any more, whatever it was last week
+_LATELY = 2.0  # windows that "lately" remembers
+_GROSS_LEAST = 0.75  # of them that must have been judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,9 @@ def blank(keys: Sequence[str], chain: Chain) -> Rows:
             "loss": np.zeros((n, f)),
             "beside": np.zeros((n, f)),  # the reference's loss on the same windows
             "windows": np.zeros((n, f)),  # effective number of them
+            "lately": np.zeros((n, f)),  # loss over the last windows
+            "lately_beside": np.zeros((n, f)),
+            "lately_windows": np.zeros((n, f)),
             "chosen": np.full(n, -1, dtype=np.int64),
             "updated_at": np.zeros(n, dtype=np.int64),
             "issued_at": np.zeros(n, dtype=np.int64),
@@ -80,7 +86,7 @@ def relaid(state: Rows, before: Chain, after: Chain, anew: Collection[str] = ())
     places = [(after.names.index(name), before.names.index(name)) for name in after.names if name in before.names]
     kept = [(new, old) for new, old in places if after.names[new] not in anew]
     into, source = [new for new, _ in kept], [old for _, old in kept]
-    for name in ("loss", "beside", "windows"):
+    for name in ("loss", "beside", "windows", "lately", "lately_beside", "lately_windows"):
         fresh[name][:, into] = state.arrays[name][:, source]
     fresh["waiting"][...] = np.nan
     fresh["waiting"][:, :, into] = state.arrays["waiting"][:, :, source]
@@ -161,6 +167,10 @@ def _score(a: dict[str, NDArray[Any]], chain: Chain, row: IntArray, end: IntArra
     a["beside"][row] = a["beside"][row] * fade + weight * np.where(both, loss[:, [chain.reference]], 0)
     a["windows"][row] = a["windows"][row] * fade + weight * both
     a["updated_at"][row] = np.maximum(a["updated_at"][row], end)
+    fade = np.exp(-weight * both / _LATELY)
+    a["lately"][row] = a["lately"][row] * fade + weight * np.where(both, loss, 0)
+    a["lately_beside"][row] = a["lately_beside"][row] * fade + weight * np.where(both, loss[:, [chain.reference]], 0)
+    a["lately_windows"][row] = a["lately_windows"][row] * fade + weight * both
 
 
 def ratios(state: Rows) -> FloatArray:
@@ -171,12 +181,26 @@ def ratios(state: Rows) -> FloatArray:
     return np.asarray((loss + _COLD * usual + _SAME) / (beside + _COLD * usual + _SAME))
 
 
+def failing(state: Rows) -> BoolArray:
+    """(row, forecaster) whether what it said lately was grossly wrong: beside the reference, then and usually.
+
+    A model that breaks is seen in the time of a window or two; the weekly ratio would need an hour.
+    """
+    names = ("lately", "lately_beside", "lately_windows", "beside", "windows")
+    loss, beside, windows, all_beside, all_windows = (np.asarray(state.arrays[n], dtype=np.float64) for n in names)
+    usual = all_beside / np.maximum(all_windows, 1e-9) * windows
+    return np.asarray((windows >= _GROSS_LEAST) & (loss > _GROSS * np.maximum(beside, usual) + _SAME))
+
+
 def choose(state: Rows, available: BoolArray, first: int = 0, proven: int = 0) -> tuple[IntArray, Rows]:
     """(row,) index of the forecaster to use among those `available` (row, forecaster); -1 where none is.
 
     A row stays with its forecaster until another one's loss is clearly lower; a new row starts with `first`, else
-    with the first of the chain that answers, unless the prior speaks against it.
+    with the first of the chain that answers, unless the prior speaks against it. One that is failing now is not used
+    while another one is not.
     """
+    sound = available & ~failing(state)
+    available = np.where(sound.any(axis=1, keepdims=True), sound, available)
     order = np.arange(available.shape[1])
     least = np.where((order < proven) & (order != first), _EARNED_WINDOWS, _LEAST_WINDOWS)
     ratio = np.where(np.asarray(state.arrays["windows"], dtype=np.float64) >= least, ratios(state), 1.0)

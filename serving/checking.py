@@ -20,7 +20,7 @@ import numpy as np
 
 from forecaster.config import Config
 from forecaster.cycle import Cycle
-from forecaster.domain import HpaFacts, Mode, WorkloadSpec
+from forecaster.domain import HpaFacts, Mode, ScaleSpec, WorkloadSpec
 from forecaster.errors import InputError, SourceError
 from forecaster.prometheus import PrometheusSource
 from forecaster.publication import Publication, WorkloadStatus
@@ -42,6 +42,7 @@ REMARKS = frozenset(  # codes that hinder neither a forecast nor a decision
         ReasonCode.SKILL_BELOW_BASELINE,
     }
 )
+_ADVISED = frozenset({ReasonCode.LEAD_TIME_UNKNOWN, ReasonCode.MAX_REPLICAS_REACHED})  # remarks that can be mended
 API_SECONDS = 15.0  # for the API server to list its HPAs
 
 
@@ -165,8 +166,10 @@ def _found(
 ) -> Found:
     scale = status.workload.scale
     name = None if scale is None else f"{scale.namespace}/{scale.hpa}"
-    hinder = [reason for reason in status.reasons if reason.code not in REMARKS]
-    rest = [reason for reason in status.reasons if reason.code in REMARKS]
+    known_facts = None if name is None else facts.get(name)
+    reasons = (*status.reasons, *_schedule_above(status.workload.scale, known_facts))
+    hinder = [reason for reason in reasons if reason.code not in REMARKS]
+    rest = [reason for reason in reasons if reason.code in REMARKS]
     decides = not any(reason.code in _NO_FLOOR for reason in hinder)
     alone = not status.workload.labels
     return Found(
@@ -177,9 +180,20 @@ def _found(
         series=cost[0] if alone else 1,
         query_seconds=cost[1],
         hpa=name,
-        facts=None if name is None else facts.get(name),
+        facts=known_facts,
         reasons=(*hinder, *rest),
     )
+
+
+def _schedule_above(scale: ScaleSpec | None, facts: HpaFacts | None) -> tuple[Reason, ...]:
+    """What the HPA's maximum will cut, said before the window opens."""
+    if scale is None or facts is None or facts.max_replicas is None:
+        return ()
+    high = [one for one in scale.schedule if one.min_replicas is not None and one.min_replicas > facts.max_replicas]
+    if not high:
+        return ()
+    said = f"schedule {high[0].cron!r} asks for {high[0].min_replicas} replicas, the HPA allows {facts.max_replicas}"
+    return (Reason(ReasonCode.MAX_REPLICAS_REACHED, said),)
 
 
 def _owned(found: Found, refusals: Mapping[str, str]) -> Found:
@@ -306,7 +320,7 @@ def _advice(report: Report) -> list[str]:
     seen: set[ReasonCode] = set()
     for one in report.workloads:
         for reason in one.reasons:
-            if reason.code in seen or (reason.code in REMARKS and reason.code is not ReasonCode.LEAD_TIME_UNKNOWN):
+            if reason.code in seen or reason.code in REMARKS - _ADVISED:
                 continue
             seen.add(reason.code)
             meaning, mend = ADVICE[reason.code]

@@ -55,6 +55,14 @@ class Part(StrEnum):
     TUNE = "tune"
 
 
+class Metric(StrEnum):
+    """How an HPA is given an external metric."""
+
+    KEDA = "keda"
+    ADAPTER = "adapter"
+    HPA = "hpa"
+
+
 class Stamp(StrEnum):
     """What the time stamp of a row in a file labels."""
 
@@ -387,6 +395,9 @@ def whatif(
         bool, typer.Option("--served", help="Also plays the risk dial on load as it was served, with retries: minutes.")
     ] = False,
     html: Annotated[Path | None, typer.Option(help="Writes a page that needs nothing else.", metavar="FILE")] = None,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Plays what happens while forecasts are broken; exit 1 where it is worse.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """What a past would have cost and been short of: HPA as it is, tuned, ours and perfect foresight."""
@@ -414,6 +425,13 @@ def whatif(
 
         assert config is not None
         wanted = from_prometheus(load_config(config, os.environ), datetime.now(UTC), start_ups, manifests, os.environ)
+    if faults:
+        from forecaster.scaling.whatif.faults import totals
+        from serving import whatif_faults
+
+        found = whatif_faults.outcomes(wanted.trials, _progress("breaking"))
+        typer.echo(json.dumps(whatif_faults.as_dict(found)) if as_json else whatif_faults.as_text(found))
+        raise typer.Exit(0 if found and all(one.holds for one in totals(found)) else 1)
     told = receipts.told(wanted, price=price, detailed=html is not None, served=served, done=_progress("replaying"))
     if html is not None:
         from serving import whatif_page
@@ -421,6 +439,37 @@ def whatif(
         whatif_page.write(told, html)
     typer.echo(json.dumps(report.as_dict(told)) if as_json else report.as_text(told))
     raise typer.Exit(1 if any(one.unfit for one in (told.recorded or {}).values()) else 0)
+
+
+@app.command()
+def generate(
+    kind: Annotated[Metric, typer.Argument(help="keda: a ScaledObject; adapter: prometheus-adapter's rule; hpa.")],
+    workload: Annotated[str, typer.Option(help="Name of the workload.", metavar="NAME")],
+    config: ConfigOption = Path("forecaster.yaml"),
+    hpa: Annotated[
+        Path | None, typer.Option(help="The HPA (kubectl get hpa -o yaml), where it cannot be read.", metavar="FILE")
+    ] = None,
+    scale_target: Annotated[
+        str | None, typer.Option(help="What it scales, where no HPA can be read.", metavar="KIND/NAME")
+    ] = None,
+    capacity: Annotated[
+        float | None, typer.Option(help="Load at which one replica is full, instead of capacityPerReplica.")
+    ] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(help="Prometheus as KEDA reaches it, instead of prometheus.url.", metavar="URL")
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Lets the load use 90 % of capacity while the forecast counts.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """An external metric for an HPA: our value while it counts, the reactive rule always. Prints, writes nothing."""
+    from forecaster.config import load_config
+    from serving import generating
+
+    asked = generating.Asked(kind.value, workload, hpa, scale_target, capacity, prometheus, save)
+    made = generating.generate(load_config(config, os.environ), asked, os.environ)
+    typer.echo(generating.as_json(made) if as_json else generating.as_yaml(made))
 
 
 @app.command()
@@ -577,8 +626,8 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Examples and checkpoint, to go on from; DIR.work.", metavar="DIR")
     ] = None,
-    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 700,
-    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 32_000,
+    groups: Annotated[int, typer.Option(help="Synthetic groups of 64 series.", min=1)] = 1_300,
+    steps: Annotated[int, typer.Option(help="Of the fit.", min=1)] = 36_000,
     seed: Annotated[int, typer.Option(help="Decides data and weights.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     processes: Annotated[int, typer.Option(help="That make the examples.", min=1, max=256)] = 2,

@@ -21,24 +21,21 @@ logger = logging.getLogger("forecaster.hpas")
 
 def reader_of(settings: KubernetesConfig, environ: Mapping[str, str]) -> ApiHpas | None:
     """As configured; None where HPAs are not to be read. Raises InputError where they must and cannot be."""
-    kube = kube_of(settings, environ)
-    return None if kube is None else ApiHpas(kube, settings.namespaces)
+    where = access_of(settings, environ)
+    return None if where is None else ApiHpas(Kube(where), settings.namespaces)
 
 
-def kube_of(settings: KubernetesConfig, environ: Mapping[str, str]) -> Kube | None:
-    """The API server, likewise."""
+def access_of(settings: KubernetesConfig, environ: Mapping[str, str]) -> access.Access | None:
+    """To the API server, as configured; None where HPAs are not to be read. Raises InputError as `reader_of`."""
     given = settings.kubeconfig is not None
     if settings.read_hpas == "never":
         return None
     if settings.read_hpas == "auto" and not given and not access.in_a_pod(environ):
         return None
     # KUBECONFIG of the environment is not taken: a laptop's current context need not be what its Prometheus watches.
-    where = (
-        access.from_kubeconfig(settings.kubeconfig, settings.context)
-        if settings.kubeconfig is not None
-        else access.in_cluster(environ)
-    )
-    return Kube(where)
+    if settings.kubeconfig is not None:
+        return access.from_kubeconfig(settings.kubeconfig, settings.context)
+    return access.in_cluster(environ)
 
 
 class ApiHpas:

@@ -12,6 +12,7 @@ from pathlib import Path
 from forecaster.domain import Context, Forecast, ForecastRequest
 from forecaster.errors import InputError
 from forecaster.scaling.whatif import peaks, yardstick
+from forecaster.scaling.whatif.peaks import Said
 from forecaster.scaling.whatif.receipt import DIAL, Receipt, receipt_of
 from forecaster.scaling.whatif.report import Recorded, Told
 from forecaster.scaling.whatif.served import play_served
@@ -171,6 +172,16 @@ def _between(done: Callable[[float], None], first: float, last: float) -> Callab
     return lambda share: done(first + share * (last - first))
 
 
+def mixture_of(
+    trials: Sequence[Trial], start_ups: Sequence[int], done: Callable[[float], None] = lambda share: None
+) -> tuple[list[Said], list[Said]]:
+    """What the mixture and the profile said of each trial; all of one step."""
+    every = max(NETWORK_SECONDS // trials[0].step, 1)
+    profile = peaks.replay(trials, Profile(cache=FitCache(renews=False)), start_ups, lambda share: done(0.5 * share))
+    network = peaks.replay(trials, _ByWindow(), start_ups, lambda share: done(0.5 + 0.5 * share), every)
+    return [peaks.averaged(one, other, every) for one, other in zip(profile, network, strict=True)], profile
+
+
 class _ByWindow:
     """The network that ships, one for each window: what one has measured of a past holds for one window."""
 
@@ -191,10 +202,7 @@ def _receipts(trials: Sequence[Trial], points: bool, done: Callable[[float], Non
     by_name = {one.name: one for one in reversed(trials)}
     start_ups = sorted({one.start_up for one in trials})
     singles = list(by_name.values())
-    profile = peaks.replay(singles, Profile(cache=FitCache(renews=False)), start_ups, lambda share: done(0.5 * share))
-    every = max(NETWORK_SECONDS // singles[0].step, 1)
-    network = peaks.replay(singles, _ByWindow(), start_ups, lambda share: done(0.5 + 0.5 * share), every)
-    ours = [peaks.averaged(one, other, every) for one, other in zip(profile, network, strict=True)]
+    ours, _ = mixture_of(singles, start_ups, done)
     last = peaks.replay(singles, Persistence(cache=FitCache(renews=False)), start_ups)
     out = {}
     for one in trials:

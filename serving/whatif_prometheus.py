@@ -23,7 +23,7 @@ from forecaster.scaling.whatif.report import Recorded
 from forecaster.scaling.whatif.trial import Hpa, Trial, trial_of
 from serving.actuator.kube import Kube, KubeError
 from serving.hpa_manifest import Manifest, manifest_of, with_behavior
-from serving.hpa_reader import kube_of
+from serving.hpa_reader import access_of
 from serving.whatif import Wanted
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def from_prometheus(
     """
     if config.prometheus is None:
         raise InputError("prometheus: no url is configured: write it, or --data FILE")
-    kube = None if environ is None or manifests else kube_of(config.kubernetes, environ)
+    where = None if environ is None or manifests else access_of(config.kubernetes, environ)
+    kube = None if where is None else Kube(where)
     source = PrometheusSource(config.prometheus)
     try:
         return _wanted(config, source, now, start_ups, _Behaviors(manifests, kube))

@@ -39,10 +39,10 @@ HELD = Sampling(origins=8)
 class PretrainConfig:
     """What decides the weights; saved in the card."""
 
-    groups: int = 700  # synthetic groups of 64 series
+    groups: int = 1_300  # synthetic groups of 64 series
     validation_groups: int = 24  # of a seed of their own
-    sampling: Sampling = field(default_factory=lambda: Sampling(origins=16))
-    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=32_000))
+    sampling: Sampling = field(default_factory=lambda: Sampling(origins=16, horizons=8, peaks=4))
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=36_000, batch=1_024))
     width: int = 192
     encoder_blocks: int = 2
     decoder_width: int = 160

@@ -50,7 +50,8 @@ class Recipe:
 
 
 SINGLE = (
-    Recipe(seasonal.daily_season, 7.5, "seasonal"),
+    Recipe(seasonal.daily_season, 7.0, "seasonal"),
+    Recipe(seasonal.noise_free, 1.5, "seasonal"),
     Recipe(seasonal.business_hours, 2.5, "seasonal"),
     Recipe(seasonal.web_requests, 5.0, "seasonal"),
     Recipe(seasonal.link_traffic, 2.0, "seasonal"),

@@ -78,6 +78,12 @@ def daily_season(rng: Generator, clock: Clock) -> Load:
     return Load(noisy(rng, clock, eventful(rng, clock, seasons.load_season(rng, clock))))
 
 
+def noise_free(rng: Generator, clock: Clock) -> Load:
+    """A season and nothing else: a probe, a simulator, a mean over a whole fleet. One day is as the last."""
+    load = seasons.load_season(rng, clock)
+    return Load(load * events.trend(rng, clock) if chance(rng, 0.3) else load)
+
+
 def business_hours(rng: Generator, clock: Clock) -> Load:
     """Plateaus with ramps on working days, quiet nights and weekends."""
     table = seasons.day_shape(rng, "plateau")

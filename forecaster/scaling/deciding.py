@@ -22,6 +22,7 @@ from forecaster.rows import Rows
 from forecaster.scaling import capacity, decision, risk, schedule
 from forecaster.scaling.decision import Decision, DecisionInput, DecisionState
 from forecaster.scaling.lead_time import lead_time_of
+from forecaster.scaling.short_history import too_short
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Known:
     newest: FloatArray
     data_through: FloatArray  # Unix seconds; NaN: never
     most_load: FloatArray  # highest of 14 days
+    known_since: FloatArray  # Unix seconds of the first sample; NaN: never
     reasons: Sequence[tuple[Reason, ...]]  # all that is said of a row, except why there is no forecast
     masked: BoolArray  # excluded from learning now
     faults: Sequence[str | None]  # what is wrong with a row's data, in words
@@ -220,6 +222,8 @@ def _inputs(
     one: Scaled, known: Known, peak: float, level: float, saturated: bool, overrides: tuple[Override, ...]
 ) -> DecisionInput:
     row, missing = one.row, known.forecast.missing[one.row]
+    if missing is None:
+        missing = too_short(float(known.known_since[row]), known.now.timestamp())
     most = None
     if one.capacity is not None and math.isfinite(known.most_load[row]):
         most = capacity.replicas_for(float(known.most_load[row]), one.capacity)

@@ -339,3 +339,18 @@ def test_state_of_another_chain_is_said_once() -> None:
     first, second = lived(other, 0, 1), lived(other, 1, 2)
     assert [notice.code for notice in first.notices] == [ReasonCode.CALIBRATING] and second.notices == ()
     assert isinstance(first.notices[0], Reason) and "other forecasters" in first.notices[0].detail
+
+
+# --- a short history -------------------------------------------------------------------------------------------------
+
+
+def test_a_load_known_for_less_than_two_days_is_forecast_and_gets_no_floor() -> None:
+    born = (NOW - timedelta(hours=30)).timestamp()
+    fake = source("web")
+    curve = daily(100.0)
+    fake.series[TEMPLATE] = [({"app": "web"}, lambda times: np.where(times >= born, curve(times), np.nan))]
+    told = lived(cycle([SHOP], fake), 0, 9)
+    made = of(told, "shop/web")
+    assert made.floor is None and made.desired_replicas == made.reactive is not None
+    assert ReasonCode.HISTORY_TOO_SHORT in codes(told, "shop/web")
+    assert told.forecast is not None and np.isfinite(told.forecast.values).all()

@@ -173,3 +173,14 @@ def test_a_prior_sees_nothing_after_each_origin_and_is_given_once() -> None:
     )
     assert max(seen) <= ORIGIN - 60 * 5
     assert skill.with_prior(state, CHAIN, context, asking([Watching(), Watching()], asked), asked.windows) is state
+
+
+def test_one_that_is_grossly_wrong_lately_is_dropped_at_once_and_taken_again_when_it_is_right() -> None:
+    state = play((101.0, 110.0), 2_000, skill.blank(["a"], CHAIN))
+    assert skill.choose(state, BOTH)[0].tolist() == [0] and not skill.failing(state).any()
+    state = play((1_000.0, 110.0), 12, state, start=2_000)
+    assert skill.failing(state).tolist() == [[True, False]]
+    assert skill.choose(state, BOTH)[0].tolist() == [1]
+    assert skill.choose(state, np.array([[True, False]]))[0].tolist() == [0]  # nobody else answers
+    state = play((101.0, 110.0), 60, state, start=2_012)
+    assert not skill.failing(state).any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,33 @@ def test_check_tells_what_will_not_run_and_why(run: Run, tmp_path: Path, fake_pr
     assert json.loads(out)["workloads"][0]["history"] is None
     code, out, _ = run("check", "--config", str(file))
     assert code == 1 and "has never matched anything" in out
+
+
+def test_check_says_beforehand_what_a_schedule_asks_beyond_the_hpas_maximum(
+    run: Run, tmp_path: Path, fake_prometheus: FakePrometheus
+) -> None:
+    fake_prometheus.answer = answering
+    windows = [{"cron": "0 8 * * 1", "duration": "1h", "minReplicas": 30}]
+    file = config(tmp_path, fake_prometheus.url, capacityPerReplica=20, schedule=windows)
+    code, out, _ = run("check", "--config", str(file))
+    assert code == 0
+    assert "schedule '0 8 * * 1' asks for 30 replicas, the HPA allows 20" in " ".join(out.split())
+
+
+def test_check_says_that_a_short_history_gives_no_floor(
+    run: Run, tmp_path: Path, fake_prometheus: FakePrometheus
+) -> None:
+    born = time.time() - 30 * 3600
+
+    def young(asked: Asked) -> Any:
+        if asked.path.endswith("query_range") and "load" in asked.params.get("query", ""):
+            return matrix(({"app": "a"}, [point for point in load_curve(grid(asked)) if point[0] >= born]))
+        return answering(asked)
+
+    fake_prometheus.answer = young
+    code, out, _ = run("check", "--config", str(config(tmp_path, fake_prometheus.url, capacityPerReplica=20)), "--json")
+    (one,) = json.loads(out)["workloads"]
+    assert (code, one["reason"]) == (1, "history_too_short")
 
 
 def test_check_without_workloads_needs_no_prometheus(run: Run, tmp_path: Path) -> None:

@@ -90,6 +90,13 @@ def play(trial: Trial, services: Sequence[Service], floors: Sequence[IntArray | 
     return Played(seconds, *sums)
 
 
+def sums_of(
+    services: Sequence[Service], load: FloatArray, floors: Sequence[IntArray | None], parts: Sequence[slice]
+) -> dict[str, FloatArray]:
+    """Sums of each part of a load (tick,), parts in their order and without gaps: (policy, part) by name of Played."""
+    return dict(zip(_SUMS, _some(services, load, floors, parts), strict=True))
+
+
 def _some(
     services: Sequence[Service], load: FloatArray, floors: Sequence[IntArray | None], days: Sequence[slice]
 ) -> FloatArray:

@@ -37,6 +37,7 @@ def cycle(
     facts: dict[str, HpaFacts] | None = None,
     overrides: Sequence[Override] = (),
     interval: timedelta = INTERVAL,
+    history: timedelta = timedelta(days=14),
 ) -> tuple[list[Decided], list[Decision]]:
     """The cycle at NOW + n intervals; a peak of NaN is no forecast and no load."""
     now = NOW + n * interval
@@ -50,6 +51,7 @@ def cycle(
         newest=load,
         data_through=np.full(len(load), now.timestamp()),
         most_load=np.full(len(load), np.nan),
+        known_since=np.full(len(load), (now - history).timestamp()),
         reasons=[()] * len(load),
         masked=np.zeros(len(load), dtype=np.bool_),
         faults=[None] * len(load),
@@ -73,6 +75,21 @@ def pause(workload: str) -> Override:
 def test_the_quantile_of_the_peak_becomes_a_floor() -> None:
     _, (made,) = cycle(Deciding(INTERVAL), [workload("web")], [95.0])
     assert (made.floor, made.bound_by) == (10, "proactive")
+
+
+def test_a_load_of_less_than_two_days_leaves_the_hpa_to_react_alone() -> None:
+    _, (made,) = cycle(Deciding(INTERVAL), [workload("web")], [95.0], history=timedelta(hours=47))
+    assert made.floor is None and made.desired_replicas == made.reactive is not None
+    (said,) = (reason for reason in made.reasons if reason.code is ReasonCode.HISTORY_TOO_SHORT)
+    assert said.detail == "47.0 hours of load are known, a floor needs 48"
+    _, (made,) = cycle(Deciding(INTERVAL), [workload("web")], [95.0], history=timedelta(hours=48))
+    assert made.floor == 10
+
+
+def test_with_a_short_history_pins_count_all_the_same() -> None:
+    pin = Override("o1", "web", "pin", NOW, NOW + timedelta(hours=1), min_replicas=7)
+    _, (made,) = cycle(Deciding(INTERVAL), [workload("web")], [95.0], overrides=[pin], history=timedelta(hours=3))
+    assert (made.floor, made.bound_by) == (7, "pinned")
 
 
 def test_workloads_without_an_hpa_are_left_out() -> None:

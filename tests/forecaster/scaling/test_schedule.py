@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from forecaster.domain import ScheduleWindow
 from forecaster.errors import InputError
-from forecaster.scaling.schedule import ScheduleState, active, spells, validate
+from forecaster.scaling.schedule import ScheduleState, active, contradiction, spells, validate
 
 OFFICE = ScheduleWindow("0 8 * * 1-5", timedelta(hours=10), "Europe/Berlin", min_replicas=6)
 
@@ -106,3 +106,64 @@ def test_spells_are_ordered_apart_and_agree_with_the_question_of_one_moment(
     assert all(a < b for a, b in found)
     assert all(found[i][1] < found[i + 1][0] for i in range(len(found) - 1))
     assert (active((window,), now).min_replicas == 1) == any(a <= now < b for a, b in found)
+
+
+# --- windows that contradict each other ------------------------------------------------------------------------------
+
+
+def windows(*told: tuple[str, float, str, int | None, int | None]) -> tuple[ScheduleWindow, ...]:
+    return tuple(ScheduleWindow(cron, timedelta(hours=hours), zone, low, high) for cron, hours, zone, low, high in told)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ([("0 8 * * 1-5", 10, "UTC", 6, None), ("0 12 * * 1-5", 1, "UTC", None, 4)], (0, 1, "2026-01-01T12:00")),
+        ([("0 12 * * 1-5", 1, "UTC", None, 4), ("0 8 * * 1-5", 10, "UTC", 6, None)], (1, 0, "2026-01-01T12:00")),
+        ([("0 8 * * 1-5", 10, "UTC", 6, None), ("0 18 * * 1-5", 10, "UTC", None, 4)], None),
+        ([("0 8 * * 1-5", 10, "UTC", 6, None), ("0 12 * * *", 1, "UTC", None, 6)], None),
+        ([("0 8 * * 1-5", 10, "UTC", 6, None), ("0 12 * * 1-5", 1, "UTC", 9, None)], None),
+        ([("0 0 29 2 *", 24, "UTC", 6, None), ("0 0 * * 2", 24, "UTC", None, 4)], (0, 1, "2028-02-29T00:00")),
+        ([("0 22 31 12 *", 12, "UTC", 6, None), ("0 2 1 1 *", 1, "UTC", None, 4)], (0, 1, "2026-01-01T02:00")),
+        # 12:00 in New York is 18:00 in Berlin, but 17:00 in the weeks when only one of them has summer time
+        (
+            [("0 8 * * *", 10, "Europe/Berlin", 6, None), ("0 12 * * *", 1, "America/New_York", None, 4)],
+            (0, 1, "2026-03-08T17:00"),
+        ),
+        ([("* * * * *", 1, "UTC", 6, None), ("0 12 * * *", 1, "UTC", None, 4)], (0, 1, "2026-01-01T12:00")),
+        ([("*/2 * * * *", 1 / 60, "UTC", 6, None), ("1-59/2 * * * *", 1 / 60, "UTC", None, 4)], None),
+    ],
+    ids=[
+        "a lunch break",
+        "the other way round",
+        "one after the other",
+        "limits that agree",
+        "two minima",
+        "on a leap day that is a Tuesday",
+        "over New Year",
+        "between two changes of clocks",
+        "always open",
+        "interleaved",
+    ],
+)
+def test_windows_that_contradict_each_other_are_found_where_they_meet(
+    told: list[tuple[str, float, str, int | None, int | None]], expected: tuple[int, int, str] | None
+) -> None:
+    found = contradiction(windows(*told))
+    assert (found if found is None else (*found[:2], f"{found[2]:%Y-%m-%dT%H:%M}")) == expected
+    if found is not None:
+        state = active(windows(*told), found[2])  # the law behind it: what is in force then makes no sense
+        assert state.min_replicas is not None and state.max_replicas is not None
+        assert state.min_replicas > state.max_replicas
+
+
+def test_a_time_zone_that_depends_on_the_machine_is_refused() -> None:
+    for name in ("localtime", "posixrules", "right/Europe/Berlin", "posix/UTC"):
+        with pytest.raises(InputError, match="not an IANA time zone"):
+            validate(replace(OFFICE, timezone=name))
+
+
+@pytest.mark.parametrize("cron", ["0 8 30 2 *", "0 0 31 4,6,9,11 *", "0 0 30,31 2 *"])
+def test_a_cron_that_never_fires_says_so(cron: str) -> None:
+    with pytest.raises(InputError, match="it never fires: its months have no such day: write"):
+        validate(replace(OFFICE, cron=cron))
