@@ -68,6 +68,12 @@ class ClusterFacts:
         current = _by_hpa(source.instant(f"{prefix}status_current_replicas", at))
         query = f'{prefix}spec_target_metric{{metric_target_type="utilization"}}'
         targets = _by_hpa(source.instant(query, at), prefer=("metric_name", "cpu"))
+        averages: dict[str, float] = {}
+        now_average: dict[str, float] = {}
+        if maxima.keys() - targets.keys():  # an HPA without a utilization target has another metric
+            kind = '{metric_target_type="average"}'
+            averages = _only(source.instant(f"{prefix}spec_target_metric{kind}", at))
+            now_average = _only(source.instant(f"{prefix}status_target_metric{kind}", at))
         scaled = _scale_targets(source.instant(f"{prefix}info", at))
         ready: dict[Target, float] = {}
         for kind, metric in (
@@ -87,6 +93,8 @@ class ClusterFacts:
                 current_replicas=_whole(current.get(name)),
                 ready_replicas=None if target is None else _whole(ready.get(target)),
                 target_ratio=targets[name] / 100.0 if targets.get(name, 0.0) > 0 else None,
+                target_average=averages.get(name),
+                current_average=now_average.get(name),
                 scale_target=None if target is None else f"{target[1]}/{target[2]}",
             )
         return facts
@@ -96,16 +104,7 @@ class ClusterFacts:
             return facts
         kind, _, target = facts.scale_target.partition("/")
         lead_time, pods = self._lead_times.get((name.partition("/")[0], kind, target), (None, 0))
-        return HpaFacts(
-            min_replicas=facts.min_replicas,
-            max_replicas=facts.max_replicas,
-            current_replicas=facts.current_replicas,
-            ready_replicas=facts.ready_replicas,
-            target_ratio=facts.target_ratio,
-            scale_target=facts.scale_target,
-            lead_time=lead_time,
-            lead_time_pods=pods,
-        )
+        return replace(facts, lead_time=lead_time, lead_time_pods=pods)
 
 
 def read_lead_times(source: MetricSource, at: datetime) -> dict[Target, tuple[timedelta | None, int]]:
@@ -195,6 +194,14 @@ def _by_hpa(answer: Samples, prefer: tuple[str, str] | None = None) -> dict[str,
             if liked:
                 preferred.add(name)
     return found
+
+
+def _only(answer: Samples) -> dict[str, float]:
+    """ "namespace/hpa" -> value, of HPAs with a single such series: of several nobody knows which the load is."""
+    counts: dict[str, int] = defaultdict(int)
+    for labels in answer.labels:
+        counts[f"{labels.get('namespace', '')}/{labels.get('horizontalpodautoscaler', '')}"] += 1
+    return {name: value for name, value in _by_hpa(answer).items() if counts[name] == 1}
 
 
 def _scale_targets(answer: Samples) -> dict[str, Target]:

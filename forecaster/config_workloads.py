@@ -105,7 +105,8 @@ class ScaleConfig(ConfigModel):
         float | str | None, Written(values.capacity, "number, PromQL or learned", _CAPACITY_SCHEMA, none="learned")
     ] = None
     """Load at which one replica is full, in the unit of `load`: a number such as `120`, `1.5k` or `250m`, or PromQL
-    that gives one. `learned`: this release does not learn it, and says `capacity_unknown`."""
+    that gives one. `learned`: from the CPU usage of its pods at that load, or from the `averageValue` of the HPA's own
+    metric; the low end of what it may be counts. Where neither is known, `capacity_unknown`."""
     lead_time: Annotated[
         timedelta | None,
         Written(_lead_time, "auto, or a duration, 1s to 15m", _LEAD_TIME_SCHEMA, values.duration_text, "auto"),
@@ -212,6 +213,13 @@ class ResourceConfig(ConfigModel):
     """How much is used. In a template it keeps the labels of `forEach`."""
     limit: Annotated[str | None, PROMQL] = None
     """What it must not reach, in the same unit. In a template it keeps the labels of `forEach`, or is one number."""
+    per_pod: Annotated[str | None, PROMQL] = None
+    """Usage of each pod or node by itself, a series each, such as `sum by (pod) (…)`: one that is unlike the others is
+    found by it. In a template it keeps the labels of `forEach` too. One more query a step."""
+    pod_label: Annotated[
+        str, Written(values.label_name, "label", {"type": "string", "pattern": "^[a-zA-Z_][a-zA-Z0-9_]*$"})
+    ] = "pod"
+    """Label of `perPod` that names the pod or node: `pod`, `node`, `instance`."""
 
 
 class WorkloadConfig(ConfigModel):
@@ -271,6 +279,8 @@ class WorkloadConfig(ConfigModel):
         for i, resource in enumerate(self.resources):
             values.check_labels(resource.usage, labels, ("resources", i, "usage"))
             once.append((("resources", i, "limit"), resource.limit))
+            if resource.per_pod is not None:
+                values.check_labels(resource.per_pod, (*labels, resource.pod_label), ("resources", i, "perPod"))
         if self.scale is not None:
             once.append((("scale", "capacityPerReplica"), self.scale.capacity_per_replica))
         for at, query in once:  # these may also be one number for all
@@ -287,7 +297,9 @@ class WorkloadConfig(ConfigModel):
             max_series=self.max_series or default,
             timezone=self.timezone,
             scale=None if self.scale is None else self.scale.spec(self.timezone),
-            resources=tuple(ResourceSpec(one.name, one.usage, one.limit) for one in self.resources),
+            resources=tuple(
+                ResourceSpec(one.name, one.usage, one.limit, one.per_pod, one.pod_label) for one in self.resources
+            ),
         )
 
 

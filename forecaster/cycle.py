@@ -98,7 +98,7 @@ class Cycle:
         self._step = int(step.total_seconds())
         self._foresight = Foresight(forecasters, step)
         self._budget = alarms_budget
-        self._vigil = Vigil(step, LEVELS, _of_series(specs, alarms_budget), span)
+        self._vigil = Vigil(step, LEVELS, alarms_budget, span, SHARE)
         self._watch = Watch(self._step, alarms_budget)
         self._deciding = Deciding(interval)
         self._highest = HighestLoad()
@@ -131,7 +131,9 @@ class Cycle:
         self.reading = reading
         spent = {"read": self._timer() - began}
         other_rows = self._align(reading)
-        scaled = self._deciding.gather(reading.workloads, self._row_of, reading.facts, reading.capacity)
+        scaled = self._deciding.gather(
+            reading.workloads, self._row_of, reading.facts, reading.capacity, reading.learned, reading.newest
+        )
         saturated = self._deciding.saturated(scaled, reading.newest)
         self._remember_saturation(reading, scaled, saturated)
         self._gathering.begin()
@@ -231,8 +233,8 @@ class Cycle:
         assert self._vigil.faults is not None
         faulty = np.asarray(self._vigil.faults.kind) != 0
         faulty |= np.array([bool(said) for said in reading.reasons], dtype=np.bool_)
-        self._watch.step(head, observed, reading.limits, ready, masked, faulty)
-        self._accounts = self._vigil.accounts
+        self._watch.step(head, observed, reading.limits, ready, masked, faulty, reading.pods)
+        self._accounts = {**self._vigil.accounts, **self._watch.accounts}
         facts = {one.workload.name: one.facts for one in scaled if one.facts is not None}
         found = (*self._vigil.open_incidents(), *self._vigil.followed.closed)
         found += (*self._watch.open_incidents(), *self._watch.closed_incidents())
@@ -335,6 +337,7 @@ class Cycle:
                     risk_detail={} if found is None else self._risk_detail(found[0]),
                     lead_time_seconds=None if found is None else found[1].lead_time.total_seconds(),
                     capacity_per_replica=None if found is None else found[1].capacity,
+                    capacity_note="" if found is None or found[1].learned is None else found[1].learned.words,
                     budget_used_ratio=budget[row],
                     facts=None if found is None else found[1].facts,
                     min_replicas=None if made is None else made.users_own,
@@ -422,7 +425,9 @@ class Cycle:
         self._teach()
 
     def _teach(self) -> None:
-        self._vigil.teach(feedback.taught(self._judged, self._timezones))
+        said = feedback.taught(self._judged, self._timezones)
+        self._vigil.teach(said)
+        self._watch.teach(said)
         self._exclude()
 
     def set_overrides(self, overrides: Sequence[Override]) -> None:
@@ -432,8 +437,8 @@ class Cycle:
         """Takes other workloads between two cycles; those that stay keep all that was learned of them."""
         self.history.reconfigure(specs)
         self._budget = self._budget if alarms_budget is None else alarms_budget
-        self._vigil.spend(_of_series(specs, self._budget))
-        self._watch.per_week = self._budget
+        self._vigil.spend(self._budget)
+        self._watch.spend(self._budget)
 
     def take_model(self, forecasters: Make, measured: Starts | None = None) -> None:
         """Another chain from the next cycle on; `measured` is where rows begin that get its new model."""
@@ -462,11 +467,6 @@ class Cycle:
         except InputError as error:
             raise ValueError(str(error)) from error
         self._deciding.restore(states)
-
-
-def _of_series(specs: Sequence[WorkloadSpec], budget: float) -> float:
-    """What the kinds of single series may spend: kinds with a cause have their share where there are resources."""
-    return budget * (1 - SHARE) if any(spec.resources for spec in specs) else budget
 
 
 def _teller(one: Decided) -> Told:

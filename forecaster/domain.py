@@ -89,6 +89,8 @@ class ResourceSpec:
     name: str
     usage: str
     limit: str | None = None
+    per_pod: str | None = None  # usage of each pod or node, a series each
+    pod_label: str = "pod"  # label that names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,8 @@ class HpaFacts:
     current_replicas: int | None = None
     ready_replicas: int | None = None
     target_ratio: float | None = None  # target utilization as a fraction
+    target_average: float | None = None  # averageValue of its one metric of that type: load per replica it wants
+    current_average: float | None = None  # of the same metric, now
     scale_target: str | None = None  # kind/name of scaleTargetRef
     lead_time: timedelta | None = None  # pod creation to first Ready, p90
     lead_time_pods: int = 0  # pods that the lead time rests on

@@ -10,6 +10,7 @@ nobody. Faults of Prometheus are results here, not exceptions: a reason per row.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from forecaster import grid, promql
+from forecaster import capacity_facts, grid, promql
+from forecaster.anomaly.causes import Pods
+from forecaster.capacity_facts import CapacityFacts, Lesson
 from forecaster.chunks import CHUNK_SECONDS, CHUNK_VERSION, ChunkHead, Span, merged, without
 from forecaster.chunks import HistoryChunk as HistoryChunk  # what `dump` gives and `restore` takes
 from forecaster.cluster_facts import ClusterFacts
@@ -42,6 +45,7 @@ from forecaster.domain import (
 from forecaster.errors import InputError, SourceError
 from forecaster.ports import MetricSource
 from forecaster.reasons import Reason, ReasonCode
+from forecaster.scaling.learned_capacity import Learned
 
 FINE_COLUMNS = 2_880
 OVERLAP = 3  # steps that are read again: a scrape can be late
@@ -54,6 +58,9 @@ POOL_ROWS = 1_024  # at a time: after a cold start all of the fine grid is poole
 MOST_SKEW = 5.0  # seconds between the two clocks before it matters
 DROPPED_AFTER = 86_400  # seconds without a sample until a row of a template goes
 NEW_ROWS_EVERY = 3_600  # seconds between back-fills for labels that are new in a template
+MOST_PODS = 1_000  # of one resource of one workload that are told apart
+NO_PODS = Pods()
+KEPT_PODS = 3_600  # seconds that a pod without a sample is kept: anomaly.peers begins anew with it then
 KEPT_VALUES = 3_600  # seconds that a capacity or limit outlives its last answer
 NEVER_NEGATIVE = 1_440  # samples without a negative one before a negative one is a fault
 ACCEPT_NEGATIVE = 60  # negative samples in a row until they are the way things are now
@@ -83,6 +90,8 @@ class Reading:
     limits: FloatArray  # (row,) resource limit; NaN for loads and where unknown
     facts: Mapping[str, HpaFacts]  # "namespace/hpa" ->
     clock_skew_seconds: float | None  # Prometheus' clock minus ours
+    learned: Mapping[str, Learned] = field(default_factory=dict)  # workload -> what was learned of its capacity
+    pods: Pods = NO_PODS  # usage of single pods at the grid's head; `row` counts the rows of `context`
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -222,6 +231,8 @@ class History:
         self._own: dict[SeriesKey, Sequence[Span]] = {}
         self._chunks: list[HistoryChunk] = []  # restored, waiting for the first reading
         self._facts = ClusterFacts()
+        self._lessons = CapacityFacts()
+        self._pods: dict[tuple[str, str], tuple[int, float]] = {}  # (row's text, pod) -> (last seen, usage at the head)
         self._capacity: dict[str, tuple[float, float]] = {}  # workload -> (value, when)
         self._skew = 0.0
         self._known_skew: float | None = None
@@ -268,6 +279,8 @@ class History:
                 self._live(asking, [one])
         self._pool()
         self._resource_newest()
+        if not self.backlog and self._kube_state_metrics:
+            self._learn_capacity(asking, at)
         if moved:
             self._drop(seconds)
         return self._reading(asking, at, moved)
@@ -298,7 +311,7 @@ class History:
             fresh.restore(list(self.dump()))
         ids = {entry.id for entry in fresh._entries}
         fresh._events, fresh._own, fresh._facts, fresh._skew = self._events, self._own, self._facts, self._skew
-        fresh._known_skew = self._known_skew
+        fresh._known_skew, fresh._lessons, fresh._pods = self._known_skew, self._lessons, self._pods
         names = {work.name for entry in self._entries if entry.id in ids for work in entry.workloads.values()}
         fresh._capacity = {name: value for name, value in self._capacity.items() if name in names}
         for name in self.__dict__:
@@ -847,6 +860,7 @@ class History:
         table = self._table
         slowed = bool(getattr(asking.source, "slowed", False))
         table["count"][:] = np.nan
+        self._ask_pods(asking)
         if not slowed:
             for entry in self._entries:
                 for series in entry.series:
@@ -869,6 +883,60 @@ class History:
             except SourceError as error:
                 self._notices.append(Reason(error.reason, f"kube-state-metrics: {error}"))
 
+    def _learn_capacity(self, asking: _Asking, at: datetime) -> None:
+        """Capacities that nobody wrote down, a few at a time, once their history is there."""
+        wanted = [
+            work.name
+            for entry in self._entries
+            for work in entry.workloads.values()
+            if work.scale is not None and work.scale.capacity_per_replica is None and work.scale.capacity_query is None
+        ]
+        self._lessons.keep(wanted)
+        if bool(getattr(asking.source, "slowed", False)) or not any(self._lessons.due(name, at) for name in wanted):
+            return
+        try:
+            self._lessons.read(asking, at, self._lessons_of(set(wanted), at))
+        except SourceError as error:
+            self._notices.append(Reason(error.reason, f"learning capacity: {error}"))
+
+    def _lessons_of(self, wanted: set[str], at: datetime) -> list[Lesson]:
+        assert self._coarse is not None
+        columns = int(capacity_facts.SPAN.total_seconds()) // self._coarse_step
+        times, values = self._coarse.times[-columns:], self._coarse.view()[:, -columns:]
+        _, masked = self._masked()
+        lessons: list[Lesson] = []
+        for entry in self._entries:
+            for labels, workload in entry.workloads.items():
+                scale, row = workload.scale, entry.series[0].row_of.get(labels)
+                if workload.name not in wanted or scale is None or row is None:
+                    continue
+                if not self._lessons.due(workload.name, at):
+                    continue
+                facts = self._facts.facts.get(f"{scale.namespace}/{scale.hpa}")
+                own = self._own_cpu(entry, labels)
+                target = None if facts is None or facts.scale_target is None else facts.scale_target
+                limit = None if own is None else float(self._table["limit"][own])
+                lessons.append(
+                    Lesson(
+                        workload=workload.name,
+                        scale_target=None if target is None else f"{scale.namespace}/{target}",
+                        times=times,
+                        load=values[row].astype(np.float64),
+                        masked=None if masked is None else masked[row, -columns:],
+                        usage=None if own is None else values[own].astype(np.float64),
+                        limit=limit if limit is not None and np.isfinite(limit) else None,
+                        ready=None if facts is None else facts.ready_replicas,
+                    )
+                )
+        return lessons
+
+    def _own_cpu(self, entry: _Entry, labels: Labels) -> int | None:
+        """The row of a workload's own resource `cpu`."""
+        for resource, series in zip(entry.spec.resources, entry.series[1:], strict=True):
+            if resource.name == "cpu":
+                return series.row_of.get(labels)
+        return None
+
     def _limit(self, asking: _Asking, resource: ResourceSpec, series: _Series, at: datetime) -> None:
         if resource.limit is None or not series.row_of:
             return
@@ -879,6 +947,56 @@ class History:
         known = np.isfinite(values)
         self._table["limit"][rows[known]] = values[known]
         self._table["limit_at"][rows[known]] = at.timestamp()
+
+    def _ask_pods(self, asking: _Asking) -> None:
+        """Usage of single pods at the head of the grid. A pod that is not there is NaN until it is forgotten."""
+        assert self._fine is not None
+        head = self._fine.head
+        found: dict[tuple[str, str], tuple[int, float]] = {
+            key: (seen, math.nan) for key, (seen, _) in self._pods.items() if head - seen < KEPT_PODS
+        }
+        for entry in self._entries:
+            for resource, series in zip(entry.spec.resources, entry.series[1:], strict=True):
+                if resource.per_pod is None or not series.row_of:
+                    continue
+                answer = self._quietly(asking, resource.per_pod, datetime.fromtimestamp(head, UTC))
+                if answer is not None:
+                    self._take_pods(found, resource, series, answer, head)
+        self._pods = found
+
+    def _take_pods(
+        self,
+        found: dict[tuple[str, str], tuple[int, float]],
+        resource: ResourceSpec,
+        series: _Series,
+        answer: Samples,
+        head: int,
+    ) -> None:
+        of: dict[int, list[tuple[str, float]]] = defaultdict(list)
+        for labels, value in zip(answer.labels, answer.values[:, 0].tolist(), strict=True):
+            row, name = (
+                series.row_of.get(_combination(labels, series.entry.spec.for_each)),
+                labels.get(resource.pod_label),
+            )
+            if row is not None and name and math.isfinite(value):
+                of[row].append((name, value))
+        for row, pods in of.items():
+            if len(pods) > MOST_PODS:
+                text = f"{self._rows[row].key.workload}: {len(pods)} series of perPod, {MOST_PODS} are told apart"
+                self._notices.append(Reason(ReasonCode.TOO_MANY_SERIES, text))
+                continue
+            found.update({(self._rows[row].text, name): (head, value) for name, value in pods})
+
+    def _pods_now(self) -> Pods:
+        if not self._pods:
+            return NO_PODS
+        rows = {row.text: i for i, row in enumerate(self._rows)}
+        known = [(name, rows[text], value) for (text, name), (_, value) in self._pods.items() if text in rows]
+        return Pods(
+            tuple(name for name, _, _ in known),
+            np.array([row for _, row, _ in known], dtype=np.int64),
+            np.array([value for _, _, value in known], dtype=np.float64),
+        )
 
     def _ask_capacity(self, asking: _Asking, entry: _Entry, scale: ScaleSpec, at: datetime) -> None:
         assert scale.capacity_query is not None
@@ -955,6 +1073,8 @@ class History:
             limits=table["limit"].copy(),
             facts=self._facts.facts,
             clock_skew_seconds=self._known_skew,
+            learned=dict(self._lessons.learned),
+            pods=self._pods_now(),
         )
 
     def _reasons(self, asking: _Asking, at: datetime) -> tuple[tuple[Reason, ...], ...]:

@@ -51,6 +51,7 @@ class WorkloadStatus:
     risk_detail: Mapping[str, float] = field(default_factory=dict)  # longestViolationSeconds, worstHourRatio
     lead_time_seconds: float | None = None
     capacity_per_replica: float | None = None
+    capacity_note: str = ""  # what a learned one rests on, in words
     budget_used_ratio: float | None = None
     facts: HpaFacts | None = None  # what the cluster says of the HPA now
     min_replicas: int | None = None  # the user's own minimum: the floor is never below it

@@ -110,11 +110,11 @@ ADVICE: dict[ReasonCode, tuple[str, str]] = {
     ),
     ReasonCode.CAPACITY_UNKNOWN: (
         "The load that fills one replica is not known.",
-        "Set `scale.capacityPerReplica` to a number or to PromQL.",
+        "Set `scale.capacityPerReplica`, or let cAdvisor and kube-state-metrics be scraped: then it is learned.",
     ),
     ReasonCode.CAPACITY_UNSTABLE: (
-        "The capacity of a replica cannot be learned reliably.",
-        "Set `scale.capacityPerReplica`.",
+        "What a load costs has changed: its capacity is learned anew.",
+        "Wait six hours, or set `scale.capacityPerReplica`.",
     ),
     ReasonCode.LEAD_TIME_UNKNOWN: (
         "Fewer than five pod starts were seen: 180 s is assumed.",

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from forecaster.anomaly import account, feedback, follow
+from forecaster.anomaly import account, budget, feedback, follow
 from forecaster.anomaly.feedback import NOTHING, Taught
 from forecaster.anomaly.incidents import named
 from forecaster.chunks import Span
@@ -33,10 +33,13 @@ DOUBT = 120  # seconds by which a fault of the unit can be dated too early: they
 class Vigil:
     """Faults, incidents and exclusions of all rows, from step to step. One thread at a time."""
 
-    def __init__(self, step: timedelta, levels: tuple[float, ...], per_week: float, span: timedelta) -> None:
+    def __init__(
+        self, step: timedelta, levels: tuple[float, ...], per_week: float, span: timedelta, beside: float = 0.0
+    ) -> None:
+        """`per_week`: false alarms of a workload; `beside`: share of it for other kinds where there are resources."""
         self._step, self._levels = int(step.total_seconds()), levels
         self._span = int(span.total_seconds())
-        self.per_week = per_week
+        self.per_week, self._beside = per_week, beside
         self.keys: tuple[str, ...] = ()
         self._series: tuple[SeriesKey, ...] = ()
         self._tripwires = Rows((), {})
@@ -125,8 +128,9 @@ class Vigil:
         )
         self.faults = faults
         before, expected = follow.as_expected(self._anomalies, self._taught.expected, head)
-        found = follow.follow(before, seen, self.per_week, self._step, self._taught)
-        self.accounts = account.accounts(before, seen, found, self.per_week, self._step)
+        mine = budget.beside_causes(self.keys, self.per_week, self._beside)
+        found = follow.follow(before, seen, mine, self._step, self._taught)
+        self.accounts = account.accounts(before, seen, found, mine, self._step)
         found = replace(found, closed=(*expected, *found.closed))
         begun = self.new_regime()
         self.followed = follow.begun_anew(found, begun, head)

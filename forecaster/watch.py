@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from forecaster.anomaly import causes, saturation
+from forecaster.anomaly import cause_account, causes, saturation
 from forecaster.anomaly.causes import Pods
+from forecaster.anomaly.feedback import NOTHING, Taught
 from forecaster.domain import LOAD, BoolArray, FloatArray, Incident, IntArray, SeriesKey
 from forecaster.publication import ResourceStatus
 from forecaster.rows import Rows
@@ -32,6 +35,18 @@ class Watch:
         self._state = causes.start(())
         self._status: tuple[ResourceStatus, ...] = ()
         self.found: causes.Followed | None = None
+        self._taught = NOTHING
+        self.accounts: Mapping[str, Mapping[str, Any]] = {}  # of the last step: what the digits of incidents rest on
+
+    def spend(self, per_week: float) -> None:
+        """Another budget, from the next step on."""
+        if per_week != self.per_week:
+            self.per_week = per_week
+            self._state = causes.with_other_budget(self._state)
+
+    def teach(self, taught: Taught) -> None:
+        """What people said of incidents, all of it; counts from the next step on."""
+        self._taught = taught
 
     def align(self, keys: tuple[str, ...], series: tuple[SeriesKey, ...]) -> None:
         """Takes another list of the cycle's rows; `keys` as those of the vigil, `name#hash/role`."""
@@ -55,9 +70,14 @@ class Watch:
     ) -> None:
         """Judges the samples of the grid time `head`; arrays over the cycle's rows, NaN where not known.
 
-        `ready` counts replicas, in the rows of loads. `pods.row` counts the resources, in the order of `keys`.
+        `ready` counts replicas, in the rows of loads. `pods.row` counts the cycle's rows; those of loads are left out.
         """
         rows, loads = self._rows, self._loads
+        pods = Pods() if pods is None else pods
+        place = np.full(len(observed), -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        of = place[pods.row]
+        mine = of >= 0
         seen = causes.Seen(
             now=head,
             load=observed[loads],
@@ -66,9 +86,17 @@ class Watch:
             replicas=ready[loads],
             masked=masked[rows] | masked[loads],
             faulty=faulty[rows] | faulty[loads],
-            pods=Pods() if pods is None else pods,
+            pods=Pods(
+                tuple(name for name, one in zip(pods.names, mine.tolist(), strict=True) if one),
+                of[mine],
+                np.asarray(pods.usage)[mine],
+            ),
         )
-        self.found = causes.follow(self._state, seen, SHARE * self.per_week, self._step)
+        before, expected = causes.as_expected(self._state, self._taught.expected, head)
+        per_week = SHARE * self.per_week
+        found = causes.follow(before, seen, per_week, self._step, self._taught)
+        self.accounts = cause_account.accounts(before, seen, found, per_week, self._step)
+        self.found = replace(found, closed=(*expected, *found.closed))
         self._state = self.found.state
         self._status = self._told(self.found)
 

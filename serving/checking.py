@@ -12,16 +12,18 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
+from forecaster.anomaly.peers import LEAST_PEERS
 from forecaster.config import Config
 from forecaster.cycle import Cycle
 from forecaster.domain import HpaFacts, Mode, ScaleSpec, WorkloadSpec
 from forecaster.errors import InputError, SourceError
+from forecaster.history import Reading
 from forecaster.prometheus import PrometheusSource
 from forecaster.publication import Publication, WorkloadStatus
 from forecaster.reasons import ADVICE, Reason, ReasonCode
@@ -31,6 +33,7 @@ from serving.checking_model import ModelFound
 from serving.hpa_reader import ApiHpas, reader_of
 
 SCHEMA_VERSION = 1
+MOST_SAID = 5  # workloads whose learned capacity or measured start-up is told at length
 MOST_LINES = 40  # workloads of one table; --json has all
 REMARKS = frozenset(  # codes that hinder neither a forecast nor a decision
     {
@@ -59,6 +62,10 @@ class Found:
     hpa: str | None
     facts: HpaFacts | None
     reasons: tuple[Reason, ...]  # those that hinder first
+    capacity: float | None = None  # load at which one replica is full
+    capacity_note: str = ""  # what a learned one rests on
+    lead_time_seconds: float | None = None  # from a decision to ready pods
+    pods: Mapping[str, int] = field(default_factory=dict)  # resource -> pods of its `perPod`
 
     @property
     def hinders(self) -> tuple[Reason, ...]:
@@ -142,10 +149,16 @@ def _check(
     oldest = _oldest(context.coarse.values, context.coarse.times)
     known = _known(context.coarse.values)
     refusals = {} if hpas is None else hpas.refusals()
+    pods = _pods(cycle.reading)
     found = tuple(
-        _owned(
-            _found(status, published, facts, costs[status.workload.spec.load], oldest[status.row], known[status.row]),
-            refusals,
+        replace(
+            _owned(
+                _found(
+                    status, published, facts, costs[status.workload.spec.load], oldest[status.row], known[status.row]
+                ),
+                refusals,
+            ),
+            pods=pods.get(status.workload.name, {}),
         )
         for status in published.workloads
     )
@@ -182,7 +195,23 @@ def _found(
         hpa=name,
         facts=known_facts,
         reasons=(*hinder, *rest),
+        capacity=status.capacity_per_replica,
+        capacity_note=status.capacity_note,
+        lead_time_seconds=status.lead_time_seconds,
     )
+
+
+def _pods(reading: Reading) -> dict[str, dict[str, int]]:
+    """Workload -> resource -> pods that `perPod` finds; 0 where it finds none."""
+    keys = reading.context.fine.keys
+    found: dict[str, dict[str, int]] = {}
+    for workload in reading.workloads:
+        asked = [one.name for one in workload.spec.resources if one.per_pod is not None]
+        if asked:
+            found[workload.name] = dict.fromkeys(asked, 0)
+    for row in reading.pods.row.tolist():
+        found[keys[row].workload][keys[row].role] += 1
+    return found
 
 
 def _schedule_above(scale: ScaleSpec | None, facts: HpaFacts | None) -> tuple[Reason, ...]:
@@ -205,6 +234,12 @@ def _owned(found: Found, refusals: Mapping[str, str]) -> Found:
 
 
 _NO_FLOOR = frozenset({ReasonCode.CAPACITY_UNKNOWN, ReasonCode.HPA_NOT_FOUND, ReasonCode.HPA_INVALID})
+
+
+def _start_up(facts: HpaFacts) -> str:
+    """ "95 s (90 % of 24 starts in 14 days)"."""
+    assert facts.lead_time is not None
+    return f"{facts.lead_time.total_seconds():.0f} s (90 % of {facts.lead_time_pods} starts in 14 days)"
 
 
 def _costs(source: PrometheusSource, specs: Sequence[WorkloadSpec]) -> dict[str, tuple[int, float]]:
@@ -260,6 +295,11 @@ def as_json(report: Report) -> str:
                 "minReplicas": None if one.facts is None else one.facts.min_replicas,
                 "maxReplicas": None if one.facts is None else one.facts.max_replicas,
                 "minReplicasOwner": None if one.facts is None else one.facts.owner,
+                "capacityPerReplica": one.capacity,
+                "capacityNote": one.capacity_note,
+                "leadTimeSeconds": one.lead_time_seconds,
+                "pods": dict(one.pods),
+                "leadTimePods": None if one.facts is None else one.facts.lead_time_pods,
                 "reason": one.hinders[0].code.value if one.hinders else None,
                 "reasons": [_reason_json(reason) for reason in one.reasons],
             }
@@ -317,6 +357,21 @@ def _advice(report: Report) -> list[str]:
     if report.backlog_seconds:
         lines.append("Not all of the history was read in time; `serve` goes on reading it. --timeout gives more.")
     lines += [f"{reason.code.value}: {reason.detail} → {ADVICE[reason.code][1]}" for reason in report.notices]
+    learned = [one for one in report.workloads if one.capacity is not None and one.capacity_note]
+    lines += [
+        f"capacity of {one.name}: {one.capacity:.4g} a replica, {one.capacity_note}" for one in learned[:MOST_SAID]
+    ]
+    watched = [(one.name, name, count) for one in report.workloads for name, count in one.pods.items()]
+    lines += [
+        f"perPod of {workload}/{name}: {count} pods" + ("" if count >= LEAST_PEERS else f", {LEAST_PEERS} are needed")
+        for workload, name, count in watched[:MOST_SAID]
+    ]
+    measured = [one for one in report.workloads if one.facts is not None and one.facts.lead_time is not None]
+    lines += [
+        f"lead time of {one.name}: {one.lead_time_seconds:.0f} s, pods are ready after {_start_up(one.facts)}"
+        for one in measured[:MOST_SAID]
+        if one.lead_time_seconds is not None and one.facts is not None
+    ]
     seen: set[ReasonCode] = set()
     for one in report.workloads:
         for reason in one.reasons:

@@ -92,6 +92,7 @@ def as_text(one: Account) -> str:
         "given",
         f"  newest load            {_number(given.newest_load)}",
         f"  capacity per replica   {_number(given.capacity)}   target {given.target_ratio:.0%} of it",
+        *([f"    {given.capacity_note}"] if given.capacity_note else []),
         f"  lead time              {given.lead_time.total_seconds():.0f} s{assumed}",
         f"  peak of the window     {_number(given.peak)}   at quantile {_number(given.level)}",
         f"  risk                   {given.spec.risk:.2%} of the time may be above capacity",

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from forecaster.anomaly import account, feedback, grouping
+from forecaster.anomaly import account, cause_account, feedback, grouping
 from forecaster.anomaly.account import Account, Digits
 from forecaster.domain import Incident, Nearby, Part
 from forecaster.errors import InputError
@@ -25,7 +25,7 @@ class Explained:
     """One series of an incident."""
 
     part: Part
-    account: Account | None  # None: nothing is stored, or a rule opened it and not a score
+    account: Account | cause_account.Account | None  # None: nothing is stored, or a rule opened it and not a score
     digits: Digits | None  # computed anew
     different: tuple[str, ...]  # names of digits that are not as they were told
 
@@ -118,8 +118,13 @@ def explained(incident: Incident, accounts: Mapping[str, Mapping[str, Any]]) -> 
 def _explained(part: Part, record: Mapping[str, Any] | None) -> Explained:
     if record is None or not account.is_scored(part):
         return Explained(part, None, None, ())
-    told = account.read(record)
-    digits = account.digits(told)
+    told: Account | cause_account.Account
+    if cause_account.is_of_cause(record):
+        told = cause_account.read(record)
+        digits = cause_account.digits(told)
+    else:
+        told = account.read(record)
+        digits = account.digits(told)
     return Explained(part, told, digits, tuple(account.different(part, digits)))
 
 
@@ -135,6 +140,7 @@ def as_json(one: Explanation) -> str:
                 "series": each.part.role,
                 "kind": each.part.kind,
                 "same": each.same,
+                "evidence": {} if not isinstance(each.account, cause_account.Account) else dict(each.account.evidence),
                 "different": list(each.different),
                 "told": {name: getattr(each.part, name) for name in account.DIGITS},
                 "recomputed": None
@@ -177,18 +183,38 @@ def _series(one: Explained) -> list[str]:
         return [*lines, f"  NOT RECOMPUTED: {NO_ACCOUNT}"]
     given, made = one.account.inputs, one.digits
     at = datetime.fromtimestamp(given.now, UTC)
+    lines.append(f"  observed           {made.observed:.6g} at {_time(at)}")
+    if isinstance(one.account, cause_account.Account):
+        lines += _beside(one.account.inputs, one.account.evidence)
+        days = cause_account.own_days(one.account)
+    else:
+        lines.append(f"  forecast, 1 step   {_quantiles(one.account.inputs.levels, one.account.inputs.one_step)}")
+        lines.append(f"  forecast, 1 hour   {_quantiles(one.account.inputs.levels, one.account.inputs.one_hour)}")
+        days = account.own_days(one.account)
     lines += [
-        f"  observed           {made.observed:.6g} at {_time(at)}",
-        f"  forecast, 1 step   {_quantiles(given.levels, given.one_step)}",
-        f"  forecast, 1 hour   {_quantiles(given.levels, given.one_hour)}",
         f"  expected           {made.expected_low:.6g} to {made.expected_high:.6g}",
         f"  score              {made.score:.4f}",
         f"  threshold          {made.threshold:.4f}   for {given.per_week:.3g} false alarms a week, from "
-        f"{account.own_days(one.account)} own days and {given.pool:.4f} of the fleet; feedback × {given.factor:g}",
+        f"{days} own days and {given.pool:.4f} of the fleet; feedback × {given.factor:g}",
     ]
     if one.different:
         told = ", ".join(f"{name} {getattr(part, name)!r}, now {getattr(made, name)!r}" for name in one.different)
         lines.append(f"  RECOMPUTED DIFFERENTLY: told {told}")
+    return lines
+
+
+def _beside(given: cause_account.Inputs, evidence: Mapping[str, float]) -> list[str]:
+    """What an incident with a cause was judged by, besides its own past."""
+    known = {"load": given.load, "usage": given.usage, "limit": given.limit, "replicas": given.replicas}
+    said = [f"{name} {value:.6g}" for name, value in known.items() if value == value]
+    lines = [f"  beside             {', '.join(said)}"]
+    lines += [f"  {name:18} {value:.6g}" for name, value in evidence.items() if name not in known]
+    if given.pods:
+        shown = ", ".join(
+            f"{name} {value:.4g}" for name, value in list(zip(given.pods, given.of_pods, strict=True))[:12]
+        )
+        more = f" and {len(given.pods) - 12} more" if len(given.pods) > 12 else ""
+        lines.append(f"  pods               {shown}{more}")
     return lines
 
 

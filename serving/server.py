@@ -301,9 +301,16 @@ class Service:
         if self.delivery is not None:
             self.delivery.start()
         if self.loop is not None:
-            self._thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
+            self._thread = threading.Thread(target=self._work, args=(self.loop,), name="loop", daemon=True)
             self._thread.start()
         asyncio.run(self._serve(listening))
+
+    def _work(self, loop: Loop) -> None:
+        """What the first cycle would else wait for, then the cycles; only after the first is the service ready."""
+        from forecaster.anomaly import statistics
+
+        statistics.warm_up()
+        loop.run()
 
     def close(self) -> None:
         """The cycle in hand ends and all is saved; a read that hangs is not waited for longer than we have."""

@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from forecaster import grid
+from forecaster import capacity_facts, grid
 from forecaster.config import Config
-from forecaster.domain import FloatArray, IntArray, Samples, Workload
+from forecaster.domain import LOAD, FloatArray, IntArray, Samples, Workload
 from forecaster.errors import InputError, SourceError
 from forecaster.history import History
 from forecaster.ports import MetricSource
 from forecaster.prometheus import PrometheusSource
-from forecaster.scaling.deciding import Deciding, Scaled
+from forecaster.scaling.deciding import Deciding, Scaled, target_ratio
 from forecaster.scaling.hpa import SYNC_SECONDS, Behavior
 from forecaster.scaling.whatif.play import trace
 from forecaster.scaling.whatif.report import Recorded
@@ -89,10 +89,21 @@ def _wanted(
     config: Config, source: MetricSource, now: datetime, start_ups: Sequence[int], behaviors: _Behaviors | None = None
 ) -> Wanted:
     behaviors = _Behaviors() if behaviors is None else behaviors
-    history = History(config.specs(), config.step, timedelta(hours=1), config.interval)
+    learns = any(
+        spec.scale is not None and spec.scale.capacity_per_replica is None and spec.scale.capacity_query is None
+        for spec in config.specs()
+    )
+    span = capacity_facts.SPAN if learns else timedelta(hours=1)
+    history = History(config.specs(), config.step, span, config.interval)
     reading = history.read(source, now)
-    rows = {one.name: i for i, one in enumerate(reading.workloads)}
-    scaled = Deciding(config.interval).gather(reading.workloads, rows, reading.facts, reading.capacity)
+    before = history.backlog + 1
+    while learns and 0 < history.backlog < before:  # a capacity that nobody wrote down is learned from the past
+        before = history.backlog
+        reading = history.read(source, now)
+    rows = {key.workload: i for i, key in enumerate(reading.context.fine.keys) if key.role == LOAD}
+    scaled = Deciding(config.interval).gather(
+        reading.workloads, rows, reading.facts, reading.capacity, reading.learned, reading.newest
+    )
     behaviors.check([(one.scale.namespace, one.scale.hpa) for one in scaled])
     out = Wanted(recorded={})
     step = int(config.step.total_seconds())
@@ -159,7 +170,7 @@ def _add(
 
 def _hpa(one: Scaled) -> Hpa:
     facts, bounds = one.facts, one.scale.bounds
-    ratio = one.scale.target_ratio or (None if facts is None else facts.target_ratio) or 0.7
+    ratio = target_ratio(one)
     own = None if facts is None else facts.users_own if facts.users_own is not None else facts.min_replicas
     low = own if own is not None else bounds.min_replicas
     high = facts.max_replicas if facts is not None and facts.max_replicas is not None else bounds.max_replicas

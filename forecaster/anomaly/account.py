@@ -17,7 +17,7 @@ import numpy as np
 
 from forecaster.anomaly import budget, follow
 from forecaster.anomaly.follow import AnomalyState, Followed, Seen
-from forecaster.domain import Incident, Part
+from forecaster.domain import FloatArray, Incident, Part
 from forecaster.errors import InputError
 from forecaster.rows import Arrays, Rows
 from forecaster.scaling.record import from_json, to_json
@@ -71,7 +71,7 @@ def is_scored(one: Incident | Part) -> bool:
 
 
 def accounts(
-    before: AnomalyState, seen: Seen, found: Followed, per_week: float, step_seconds: float
+    before: AnomalyState, seen: Seen, found: Followed, per_week: float | FloatArray, step_seconds: float
 ) -> dict[str, Mapping[str, Any]]:
     """Incident id -> record, for each that opened or worsened in this step."""
     changed = {
@@ -102,7 +102,7 @@ def accounts(
             per_week=float(shares[row]),
             factor=float(found.factor[row]),
         )
-        state = {name: _packed(array[row : row + 1]) for name, array in before.rows.arrays.items()}
+        state = {name: packed(array[row : row + 1]) for name, array in before.rows.arrays.items()}
         out[one.id] = {"version": VERSION, "inputs": to_json(told), "state": state}
     return out
 
@@ -113,7 +113,7 @@ def read(record: Mapping[str, Any]) -> Account:
         raise InputError(f"the stored account is of version {record.get('version')!r}: this release reads {VERSION}")
     inputs = from_json(Inputs, record.get("inputs"))
     try:
-        arrays: Arrays = {name: _unpacked(told) for name, told in record["state"].items()}
+        arrays: Arrays = {name: unpacked(told) for name, told in record["state"].items()}
         state = Rows((inputs.key,), arrays)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"the stored account of {inputs.key} is damaged: {error}") from error
@@ -162,7 +162,8 @@ def different(told: Incident | Part, again: Digits) -> list[str]:
     ]
 
 
-def _packed(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+def packed(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """An array as JSON."""
     return {
         "dtype": array.dtype.str,
         "shape": list(array.shape),
@@ -170,8 +171,8 @@ def _packed(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     }
 
 
-def _unpacked(told: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    """Plain numbers only: the bytes may come from elsewhere."""
+def unpacked(told: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    """The array of `packed`. Plain numbers only: the bytes may come from elsewhere. Raises ValueError."""
     if told["dtype"] not in _TYPES or len(told["data"]) > _LARGEST or math.prod(told["shape"]) > _LARGEST:
         raise ValueError(f"an array of {told['dtype']!r} with shape {told['shape']}")
     values = np.frombuffer(base64.b64decode(told["data"], validate=True), dtype=np.dtype(told["dtype"]))

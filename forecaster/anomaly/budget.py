@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from forecaster.domain import BoolArray, FloatArray
+from forecaster.domain import LOAD, BoolArray, FloatArray
 from forecaster.rows import Arrays
 
 DAYS = 70  # ten weeks
@@ -36,10 +36,21 @@ def blank() -> Arrays:
     }
 
 
-def shares(keys: Sequence[str], budget: float) -> FloatArray:
-    """(row,) false alarms a week that a row may spend: the rows of one workload share its budget evenly."""
+def shares(keys: Sequence[str], budget: float | FloatArray) -> FloatArray:
+    """(row,) false alarms a week that a row may spend: the rows of one workload share its budget evenly.
+
+    `budget` is one for all workloads, or (row,) that of each row's workload.
+    """
     rows_of = Counter(key.rpartition("/")[0] for key in keys)
-    return np.array([budget / rows_of[key.rpartition("/")[0]] for key in keys], dtype=np.float64)
+    return np.asarray(budget / np.array([rows_of[key.rpartition("/")[0]] for key in keys], dtype=np.float64))
+
+
+def beside_causes(keys: Sequence[str], budget: float, share: float) -> FloatArray:
+    """(row,) what is left for the kinds of single series: `share` of the budget of a workload that has resources
+    goes to the kinds with a cause. Keys are `name#hash/role`."""
+    resourceful = {key.rpartition("/")[0] for key in keys if key.rpartition("/")[2] != LOAD}
+    left = [budget * (1 - share) if key.rpartition("/")[0] in resourceful else budget for key in keys]
+    return np.array(left, dtype=np.float64)
 
 
 def rolled(

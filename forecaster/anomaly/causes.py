@@ -8,7 +8,7 @@ numbers behind it, and keeps its own samples out of what is learned.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from forecaster.anomaly import budget, incidents, peers, saturation, usage
+from forecaster.anomaly.feedback import NOTHING, Taught
 from forecaster.domain import BoolArray, FloatArray, Incident, IntArray
 from forecaster.rows import Arrays, Rows
 from forecaster.scaling.record import from_json, to_json
@@ -72,6 +73,19 @@ class Followed:
     open: tuple[Incident, ...]
     evidence: Mapping[str, Mapping[str, float]]  # id of an open or closed incident -> what its sentence rests on
     budget_used: FloatArray  # incidents of ten weeks over what ten weeks allow, all three kinds
+    looks: Mapping[str, Look]  # kind -> what an incident of it would be told with
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What one kind showed in a step; arrays over rows."""
+
+    observed: FloatArray
+    low: FloatArray
+    high: FloatArray
+    score: FloatArray
+    threshold: FloatArray
+    factor: FloatArray  # what feedback multiplies the budget by
 
 
 def blank() -> Arrays:
@@ -96,8 +110,36 @@ def start(keys: Sequence[str], before: CausesState | None = None) -> CausesState
     return replace(before, rows=Rows(rows.keys, {**rows.arrays, **anew}))
 
 
-def follow(state: CausesState, seen: Seen, per_week: float, step_seconds: float = 60.0) -> Followed:
-    """Scores one step and opens and closes incidents. `per_week`: false alarms per workload and week of all three."""
+def with_other_budget(state: CausesState) -> CausesState:
+    """The same; the next step learns the thresholds anew."""
+    anew = {f"{_WATCH}.{kind}.threshold": np.full(len(state.rows.keys), math.nan) for kind in KINDS}
+    return replace(state, rows=Rows(state.rows.keys, {**state.rows.arrays, **anew}))
+
+
+def as_expected(state: CausesState, ids: Collection[str], now: int) -> tuple[CausesState, tuple[Incident, ...]]:
+    """(state, closed): open incidents in `ids` are as people expect them; their rows stand as after acceptance."""
+    gone = {key: one for key, one in state.open.items() if one.id in ids}
+    if not gone:
+        return state, ()
+    arrays = dict(state.rows.arrays)
+    for kind in KINDS:
+        rows = np.array([(kind, key) in gone for key in state.rows.keys], dtype=np.bool_)
+        status, since = f"{_WATCH}.{kind}.status", f"{_WATCH}.{kind}.status_at"
+        arrays[status] = np.where(rows, int(incidents.Status.ACCEPTED), arrays[status])
+        arrays[since] = np.where(rows, float(now), np.asarray(arrays[since], dtype=np.float64))
+    at = datetime.fromtimestamp(now, UTC)
+    closed = tuple(replace(one, closed_at=at, sentence=f"{one.sentence}; expected") for one in gone.values())
+    still = {key: one for key, one in state.open.items() if key not in gone}
+    return replace(state, rows=Rows(state.rows.keys, arrays), open=still), closed
+
+
+def follow(
+    state: CausesState, seen: Seen, per_week: float, step_seconds: float = 60.0, taught: Taught = NOTHING
+) -> Followed:
+    """Scores one step and opens and closes incidents. `per_week`: false alarms per workload and week of all three.
+
+    `taught` is what people said of earlier incidents.
+    """
     if per_week <= 0:
         raise ValueError("the alarm budget must be above 0")
     keys, a = state.rows.keys, state.rows.arrays
@@ -124,7 +166,7 @@ def follow(state: CausesState, seen: Seen, per_week: float, step_seconds: float 
         usage.KIND: lambda row, one: _cost_words(one, cost_said, fit, seen, row),
         peers.KIND: lambda row, one: _peer_words(one, peer_said, seen.pods, row),
     }
-    share = per_week / len(KINDS)
+    share = share_of(per_week)
     arrays: Arrays = {**a}
     still: dict[tuple[str, str], Incident] = {}
     opened: list[Incident] = []
@@ -133,15 +175,18 @@ def follow(state: CausesState, seen: Seen, per_week: float, step_seconds: float 
     learn: dict[str, BoolArray] = {}
     settled: dict[str, BoolArray] = {}
     spent = np.zeros(len(keys))
+    looks: dict[str, Look] = {}
     for kind in KINDS:
         mine = {key: one for (of, key), one in state.open.items() if of == kind}
-        step = _Step(kind, keys, seen.now, step_seconds, share)
+        step = _Step(kind, keys, seen.now, step_seconds, share, taught)
         watched = _watched(step, _part(a, f"{_WATCH}.{kind}"), views[kind], mine, words[kind])
         arrays.update(_under(f"{_WATCH}.{kind}", watched.arrays))
         still.update({(kind, key): one for key, one in watched.still.items()})
         opened += watched.opened
         closed += watched.closed
         evidence.update(watched.evidence)
+        view = views[kind]
+        looks[kind] = Look(view.observed, view.low, view.high, view.score, watched.threshold, watched.factor)
         learn[kind], settled[kind] = watched.learn & allowed, watched.accepted
         spent += budget.used(np.asarray(watched.arrays["alarms"]), budget.shares(keys, share)) / len(KINDS)
     fit = usage.learned(fit, sample, cost_said, learn[usage.KIND], step_seconds)
@@ -161,7 +206,18 @@ def follow(state: CausesState, seen: Seen, per_week: float, step_seconds: float 
         open=tuple(still.values()),
         evidence=evidence,
         budget_used=spent,
+        looks=looks,
     )
+
+
+def watched_by(arrays: Mapping[str, Any], kind: str) -> Arrays:
+    """What one kind's budget and incidents remember, of the arrays of a state."""
+    return _part(arrays, f"{_WATCH}.{kind}")
+
+
+def share_of(per_week: float) -> float:
+    """What each kind may spend of what all three may."""
+    return per_week / len(KINDS)
 
 
 def cost_per_load(state: CausesState) -> usage.Cost:
@@ -214,11 +270,14 @@ class _Step:
     now: int
     step_seconds: float
     per_week: float
+    taught: Taught = NOTHING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Watched:
     arrays: Arrays
+    threshold: FloatArray
+    factor: FloatArray  # what feedback multiplies the budget by
     still: dict[str, Incident]
     opened: list[Incident]
     closed: list[Incident]
@@ -235,9 +294,13 @@ def _watched(step: _Step, before: Arrays, view: _View, open_: Mapping[str, Incid
     now, keys = step.now, step.keys
     shares = budget.shares(keys, step.per_week)
     pacing = budget.rolled(before, view.score, view.allowed, now, step.step_seconds, shares)
-    threshold = budget.in_force(pacing)
+    names = [incidents.named(key) for key in keys] if step.taught is not NOTHING else []
+    factor = step.taught.factors(names, [step.kind] * len(names)) if names else np.ones(len(keys))
+    threshold = budget.moved(budget.in_force(pacing), factor)
     with np.errstate(invalid="ignore"):
         hot = (view.allowed if view.ready is None else view.allowed & view.ready) & (view.score > threshold)
+    if names and hot.any():
+        hot &= ~step.taught.suppressed(names, [step.kind] * len(names), now, view.side > 0, view.observed)
     score, machine_before = view.score, dict(before)
     if view.held is not None:
         on = (np.asarray(before["status"]) == incidents.Status.OPEN) & view.held
@@ -262,7 +325,8 @@ def _watched(step: _Step, before: Arrays, view: _View, open_: Mapping[str, Incid
     excluded = np.asarray(before["excluded"], dtype=np.float64)
     learn = ~(in_incident & (excluded <= MOST_EXCLUDED))
     excluded = excluded + (in_incident - excluded) * min(1.0, step.step_seconds / _WEEK)
-    out = _Watched({**before, **pacing, **machine, "excluded": excluded}, {}, [], [], {}, learn, accepted)
+    arrays = {**before, **pacing, **machine, "excluded": excluded}
+    out = _Watched(arrays, threshold, factor, {}, [], [], {}, learn, accepted)
     if open_:
         _renew(out, step, view, threshold, open_, closed, words)
     for row in np.flatnonzero(opened).tolist():
@@ -310,6 +374,7 @@ def _renew(
             worse = replace(
                 incident,
                 score=score,
+                threshold=float(threshold[row]),
                 severity=incidents.severity(score, float(threshold[row])),
                 observed=float(np.nan_to_num(view.observed[row], nan=incident.observed)),
                 expected_low=float(np.nan_to_num(view.low[row], nan=incident.expected_low)),

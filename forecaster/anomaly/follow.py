@@ -96,14 +96,19 @@ def with_other_budget(state: AnomalyState) -> AnomalyState:
 
 
 def follow(
-    state: AnomalyState, seen: Seen, per_week: float, step_seconds: float = 60.0, taught: Taught = NOTHING
+    state: AnomalyState,
+    seen: Seen,
+    per_week: float | FloatArray,
+    step_seconds: float = 60.0,
+    taught: Taught = NOTHING,
 ) -> Followed:
-    """Scores one step of samples and opens and closes incidents. `per_week`: false alarms per workload and week.
+    """Scores one step of samples and opens and closes incidents.
 
+    `per_week`: false alarms per workload and week, one for all or (row,) that of each row's workload.
     `taught` is what people said of earlier incidents. After `per_week` has changed, `with_other_budget` makes it count
     at once.
     """
-    if per_week <= 0:
+    if np.any(np.asarray(per_week) <= 0):
         raise ValueError("the alarm budget must be above 0")
     a, keys, now = state.rows.arrays, state.rows.keys, seen.now
     x = np.asarray(seen.observed, dtype=np.float64)

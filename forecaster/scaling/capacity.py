@@ -1,4 +1,4 @@
-"""What one replica carries, when all of them are full, and how many a load needs. Learning capacity comes later."""
+"""What one replica carries, when all of them are full, and how many a load needs. Knows no past."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ SATURATED_FROM = 0.95  # 98 % misses the half-minutes that blur in a 60 s mean, 
 MOST_REPLICAS = 2**31 - 1  # int32, as in the HPA's own fields
 
 
-def capacity_of(spec: ScaleSpec, queried: float | None = None) -> tuple[float | None, Reason | None]:
-    """Load at which one replica is full, as configured or as its PromQL answered; else None and why."""
+def capacity_of(
+    spec: ScaleSpec, queried: float | None = None, learned: float | None = None, refused: Reason | None = None
+) -> tuple[float | None, Reason | None]:
+    """Load at which one replica is full: as configured, as its PromQL answered, else as learned; else None and why."""
     if spec.capacity_per_replica is not None:
         if usable_capacity(spec.capacity_per_replica):
             return spec.capacity_per_replica, None
         return None, Reason(ReasonCode.CAPACITY_UNKNOWN, f"capacityPerReplica is {spec.capacity_per_replica:g}")
     if spec.capacity_query is None:
-        return None, Reason(ReasonCode.CAPACITY_UNKNOWN, "no capacityPerReplica is configured")
+        if learned is not None and usable_capacity(learned):
+            return learned, None
+        nothing = Reason(ReasonCode.CAPACITY_UNKNOWN, "no capacityPerReplica is configured, and none is learned yet")
+        return None, nothing if refused is None else refused
     if queried is None or math.isnan(queried):
         return None, Reason(ReasonCode.CAPACITY_UNKNOWN, "its query returned no value")
     if not usable_capacity(queried):

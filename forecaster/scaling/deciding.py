@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from forecaster.rows import Rows
 from forecaster.scaling import capacity, decision, risk, schedule
 from forecaster.scaling.decision import Decision, DecisionInput, DecisionState
 from forecaster.scaling.lead_time import lead_time_of
+from forecaster.scaling.learned_capacity import Learned, from_average
 from forecaster.scaling.short_history import too_short
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class Scaled:
     lead_time: timedelta
     lead_time_assumed: bool
     hpa_fault: str | None
+    learned: Learned | None = None  # where nobody wrote the capacity down
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +81,7 @@ class Deciding:
     dial: Rows = field(default_factory=lambda: Rows((), {}))
     report: risk.RiskReport | None = None
     merged: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # HPA -> (time, floor) of the last minute
+    averages: dict[str, tuple[tuple[float, float], Learned]] = field(default_factory=dict)  # HPA -> its own metric's
 
     def gather(
         self,
@@ -85,8 +89,14 @@ class Deciding:
         row_of: Mapping[str, int],
         facts: Mapping[str, HpaFacts],
         queried: Mapping[str, float],
+        learned: Mapping[str, Learned] = MappingProxyType({}),
+        newest: FloatArray | None = None,
     ) -> list[Scaled]:
-        """The workloads that have an HPA, with capacity and lead time; `queried` are capacities from PromQL."""
+        """The workloads that have an HPA, with capacity and lead time.
+
+        `queried` are capacities from PromQL, `learned` those from usage, by workload; `newest` (row,) the loads, by
+        which the HPA's own metric is recognised as the load: once is enough, for its value comes a minute late.
+        """
         shared = shared_scale_targets(facts)
         found = []
         for workload in workloads:
@@ -95,12 +105,37 @@ class Deciding:
                 continue
             name = f"{scale.namespace}/{scale.hpa}"
             known = facts.get(name)
-            full, why = capacity.capacity_of(scale, queried.get(workload.name))
+            load = math.nan if newest is None else float(newest[row_of[workload.name]])
+            found_out = self._found_out(name, scale, known, learned.get(workload.name), load)
+            full, why = capacity.capacity_of(
+                scale,
+                queried.get(workload.name),
+                None if found_out is None else found_out.capacity,
+                None if found_out is None else found_out.reason,
+            )
             lead, assumed = lead_time_of(scale, known, self.interval)
             others = shared.get(name)
             fault = f"{', '.join(others)} scales the same target" if others else None
-            found.append(Scaled(workload, row_of[workload.name], scale, known, full, why, lead, assumed, fault))
+            found.append(
+                Scaled(workload, row_of[workload.name], scale, known, full, why, lead, assumed, fault, found_out)
+            )
         return found
+
+    def _found_out(
+        self, name: str, scale: ScaleSpec, facts: HpaFacts | None, from_usage: Learned | None, load: float
+    ) -> Learned | None:
+        """What is known of a capacity that nobody wrote down: from CPU usage, or from the HPA's own metric."""
+        if scale.capacity_per_replica is not None or scale.capacity_query is not None:
+            return None
+        if facts is None or facts.target_average is None or (from_usage is not None and from_usage.capacity):
+            return from_usage
+        wanted = (facts.target_average, capacity.target_ratio_of(scale, facts))
+        if name not in self.averages or self.averages[name][0] != wanted:
+            made = from_average(wanted[0], facts.current_average, facts.ready_replicas, load, wanted[1])
+            if made.capacity is None:
+                return made
+            self.averages[name] = (wanted, made)
+        return self.averages[name][1]
 
     def window(self, scaled: Scaled) -> timedelta:
         """How far ahead its decision looks: lead time and one decision interval."""
@@ -241,7 +276,8 @@ def _inputs(
         newest_load=float(known.newest[row]),
         capacity=one.capacity,
         capacity_reason=one.capacity_reason,
-        target_ratio=capacity.target_ratio_of(one.scale, one.facts),
+        target_ratio=target_ratio(one),
+        capacity_note="" if one.learned is None else one.learned.words,
         lead_time=one.lead_time,
         lead_time_assumed=one.lead_time_assumed,
         overrides=overrides,
@@ -254,6 +290,12 @@ def _inputs(
         model_version="none" if missing is not None else known.forecast.model[row],
         hpa_fault=one.hpa_fault,
     )
+
+
+def target_ratio(one: Scaled) -> float:
+    """The HPA's target as a share of capacity: its per cent are of the request, what is learned may be of the limit."""
+    ratio = capacity.target_ratio_of(one.scale, one.facts)
+    return ratio if one.learned is None or one.scale.target_ratio is not None else ratio * one.learned.request_ratio
 
 
 def _ready(facts: HpaFacts | None) -> float:

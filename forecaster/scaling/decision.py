@@ -70,6 +70,7 @@ class DecisionInput:
     newest_load: float = math.nan
     capacity: float | None = None  # load at which one replica is full
     capacity_reason: Reason | None = None  # why `capacity` is None
+    capacity_note: str = ""  # what a learned one rests on, in words
     target_ratio: float = 0.7  # the HPA's target as share of capacity
     lead_time: timedelta = timedelta(seconds=180)  # control lag included
     lead_time_assumed: bool = False

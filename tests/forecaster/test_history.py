@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -537,3 +538,61 @@ def test_spans_merge_and_are_cut() -> None:
     assert without([(0, 10)], (3, 5)) == [(0, 3), (5, 10)]
     assert without([(0, 10)], (-1, 20)) == []
     assert without([(0, 2), (4, 6)], (2, 4)) == [(0, 2), (4, 6)]
+
+
+# --- pods ------------------------------------------------------------------------------------------------------------
+
+PER_POD = "sum by (ns, app, pod) (cpu)"
+
+
+def pods_of(reading: Reading) -> dict[tuple[str, str], float]:
+    keys = reading.context.fine.keys
+    rows = [(keys[row].workload, name) for name, row in zip(reading.pods.names, reading.pods.row.tolist(), strict=True)]
+    assert all(keys[row].role == "cpu" for row in reading.pods.row.tolist())
+    return dict(zip(rows, reading.pods.usage.tolist(), strict=True))
+
+
+def with_pods(**more: Any) -> WorkloadSpec:
+    return dataclasses.replace(
+        FOR_EACH, resources=(ResourceSpec("cpu", "sum by (ns, app) (cpu)", per_pod=PER_POD, **more),)
+    )
+
+
+def pods_source(label: str, *pods: tuple[str, str]) -> FakeSource:
+    source = template_source("a", "b")
+    source.series["sum by (ns, app) (cpu)"] = [({"ns": "n", "app": name}, daily(1)) for name in ("a", "b")]
+    source.series[PER_POD] = [
+        ({"ns": "n", "app": app, label: pod}, daily(1, seed=i)) for i, (app, pod) in enumerate(pods)
+    ]
+    return source
+
+
+def test_pods_are_read_by_one_query_at_the_grid_s_head_and_told_apart_by_their_label() -> None:
+    source, one = (
+        pods_source("node", ("a", "x"), ("a", "y"), ("b", "x"), ("c", "z")),
+        history(with_pods(pod_label="node")),
+    )
+    reading = one.read(source, NOW + 10 * INTERVAL / 15)
+    head = np.array([int(reading.context.fine.origin.timestamp())], dtype=np.int64)
+    found = pods_of(reading)
+    assert set(found) == {("n/a", "x"), ("n/a", "y"), ("n/b", "x")}
+    assert found["n/a", "y"] == pytest.approx(daily(1, seed=1)(head)[0])
+    assert source.asked.count(PER_POD) == 1
+
+
+def test_a_pod_that_is_gone_is_nan_and_after_an_hour_forgotten() -> None:
+    source, one = pods_source("pod", ("a", "x"), ("a", "y")), history(with_pods())
+    one.read(source, NOW)
+    source.series[PER_POD] = source.series[PER_POD][:1]
+    soon = pods_of(one.read(source, NOW + MINUTE))
+    assert np.isnan(soon["n/a", "y"]) and np.isfinite(soon["n/a", "x"])
+    assert set(pods_of(one.read(source, NOW + 62 * MINUTE))) == {("n/a", "x")}
+
+
+def test_pods_without_their_label_or_too_many_of_them_are_left_out_and_the_latter_said() -> None:
+    source, one = pods_source("instance", ("a", "x")), history(with_pods())
+    assert pods_of(one.read(source, NOW)) == {}
+    source = pods_source("pod", *(("a", f"p{i}") for i in range(1_001)), ("b", "x"))
+    reading = history(with_pods()).read(source, NOW)
+    assert set(pods_of(reading)) == {("n/b", "x")}
+    assert any(one.code is ReasonCode.TOO_MANY_SERIES and "perPod" in one.detail for one in reading.notices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from forecaster.anomaly.causes import Pods
 from forecaster.domain import LOAD, FloatArray, SeriesKey
 from forecaster.watch import Watch
 
@@ -80,3 +81,19 @@ def test_a_load_that_cannot_be_trusted_says_nothing_of_its_resources() -> None:
     watch.step(T0 + 11 * STEP, observed(10, 0), np.ones(4), np.ones(4), quiet, faulty)
     assert watch.found is not None
     assert all(np.isnan(score).all() or kind == "saturation" for kind, score in watch.found.scores.items())
+
+
+def test_a_pod_unlike_its_siblings_is_found_by_the_cycle_s_rows() -> None:
+    """Pods of `cpu`, row 3 of the cycle; one of a load's row is nobody's."""
+    watch, rng = Watch(STEP, 1.0), np.random.default_rng(4)
+    watch.align(KEYS, SERIES)
+    limits, ready, quiet = np.full(4, np.nan), np.array([np.nan, 6.0, 1.0, np.nan]), np.zeros(4, dtype=np.bool_)
+    names = (*(f"shop-{i}" for i in range(6)), "bare-0")
+    for j in range(3 * DAY):
+        usage = np.append(0.3 * np.exp(rng.normal(0, 0.05, 6)), 9.0)
+        if j >= 3 * DAY - 12:
+            usage[2] *= 2.0
+        pods = Pods(names, np.array([3] * 6 + [2]), usage)
+        watch.step(T0 + (j + 1) * STEP, observed(j, 0.0), limits, ready, quiet, quiet, pods)
+    found = [one for one in watch.open_incidents() if one.kind == "peer"]
+    assert [(one.workload, one.role) for one in found] == [("shop", "cpu")] and "shop-2" in found[0].sentence

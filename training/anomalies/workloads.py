@@ -29,6 +29,10 @@ SIGMAS = 3.0  # of a level shift, in deviations of the load's noise
 SPIKE_SIGMAS = 8.0
 
 
+IDLE_CORES = 0.05  # of a pod without load
+MEMORY_WITH_LOAD = 0.05  # of the limit, at the mean load
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observed:
     """What a detector may see of a workload; NaN where no sample came. One grid, ends of intervals."""
@@ -113,10 +117,10 @@ def _behind(rng: Generator, times: IntArray, load: FloatArray, per_replica: floa
     held = np.lib.stride_tricks.sliding_window_view(np.concatenate([np.full(4, load[0]), load]), 5).max(axis=1)
     replicas = np.maximum(np.ceil(held / per_replica), 2.0)
     # the cost moves a little by itself: caches, garbage collection, the mix of requests
-    cores = 0.05 * replicas + cost * load * (1 + 0.02 * _ar(rng, n, 0.8))
+    cores = IDLE_CORES * replicas + cost * load * (1 + 0.02 * _ar(rng, n, 0.8))
     pods = _pods(rng, cores, replicas)
     phase = (np.arange(n) / rng.uniform(20, 90) + rng.random()) % 1.0  # a collector every 20 to 90 minutes
-    memory = 0.3 + 0.1 * rng.random() + 0.05 * load / load.mean() + 0.03 * phase + 0.005 * _ar(rng, n, 0.9)
+    memory = 0.3 + 0.1 * rng.random() + MEMORY_WITH_LOAD * load / load.mean() + 0.03 * phase + 0.005 * _ar(rng, n, 0.9)
     return Observed(times, STEP, load, np.nansum(pods, axis=0), memory, 1.0, replicas, pods)
 
 
@@ -137,11 +141,17 @@ def _ar(rng: Generator, size: int, phi: float) -> FloatArray:
 
 
 def _with_load(observed: Observed, load: FloatArray) -> Observed:
-    """The same workload under another load: cost per request and memory stay as they were."""
+    """The same workload under another load: cost per request, idle use and memory per load stay as they were."""
     load = np.maximum(load, 0.0)
-    factor = load / observed.load
-    pods = observed.pods * factor
-    return replace(observed, load=load, pods=pods, cpu=np.nansum(pods, axis=0))
+    memory = observed.memory + MEMORY_WITH_LOAD * (load - observed.load) / observed.load.mean()
+    return replace(_working(observed, load / observed.load), load=load, memory=memory)
+
+
+def _working(observed: Observed, ratio: FloatArray) -> Observed:
+    """With `ratio` (n,) times the cores that its load takes; what pods use without load stays."""
+    idle = np.minimum(IDLE_CORES * observed.replicas / observed.cpu, 1.0)
+    pods = observed.pods * (idle + (1 - idle) * ratio)
+    return replace(observed, pods=pods, cpu=np.nansum(pods, axis=0))
 
 
 def _none(rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int) -> Observed:
@@ -212,9 +222,8 @@ def _gap(rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int)
 
 def _cost(share: float) -> Callable[[Generator, Observed, FloatArray, int, int], Observed]:
     def inject(rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int) -> Observed:
-        pods = one.pods.copy()
-        pods[:, onset:end] *= 1 + share
-        return replace(one, pods=pods, cpu=np.nansum(pods, axis=0))
+        during = (np.arange(len(one.times)) >= onset) & (np.arange(len(one.times)) < end)
+        return _working(one, np.where(during, 1 + share, 1.0))
 
     return inject
 

@@ -10,7 +10,7 @@ from training.anomalies import nulls
 from training.anomalies.cases import Case
 from training.anomalies.faults import measured_faults, scores_of
 from training.anomalies.nulls import phase_randomised
-from training.anomalies.workloads import KINDS, STEP, Kind, Observed, run_of
+from training.anomalies.workloads import IDLE_CORES, KINDS, MEMORY_WITH_LOAD, STEP, Kind, Observed, run_of
 
 DAY = 86_400 // STEP
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -66,11 +66,15 @@ def test_each_fault_does_what_its_name_says() -> None:
     assert leak.memory[rows][-1] < leak.memory_limit
     assert leak.memory.max() == leak.memory_limit
     dear, rows, calm = of("cpu_per_request_20")
-    np.testing.assert_allclose(dear.cpu[rows], 1.2 * calm[rows])
-    surge, rows, calm = of("surge")
     before = run_of(BY_NAME["none"], 5, 1).observed
+    idle = IDLE_CORES * before.replicas
+    np.testing.assert_allclose(dear.cpu[rows] - idle[rows], 1.2 * (calm[rows] - idle[rows]))
+    surge, rows, _ = of("surge")
     np.testing.assert_allclose(surge.load[rows][5:], 3 * before.load[rows][5:])
-    np.testing.assert_allclose(surge.cpu[rows] / surge.load[rows], before.cpu[rows] / before.load[rows])
+    cost, before_cost = ((one.cpu - idle)[rows] / one.load[rows] for one in (surge, before))
+    np.testing.assert_allclose(cost, before_cost)
+    more = MEMORY_WITH_LOAD * (surge.load - before.load) / before.load.mean()
+    np.testing.assert_allclose(surge.memory, before.memory + more)
     frozen, rows, _ = of("frozen_exporter")
     assert len(np.unique(frozen.load[rows])) == len(np.unique(frozen.memory[rows])) == 1
     gap, rows, _ = of("gap")
