@@ -381,6 +381,12 @@ def whatif(
     stabilization: Annotated[
         int, typer.Option(help="Downscale stabilization of the user's HPA, seconds.", min=0)
     ] = 300,
+    hpa: Annotated[
+        Path | None,
+        typer.Option(
+            help="Manifest of the user's HPA, with its behavior: YAML or JSON, one or a List.", metavar="FILE"
+        ),
+    ] = None,
     timestamps: Annotated[
         Stamp, typer.Option(help="Whether a file's stamp is the start or end of an interval.")
     ] = Stamp.START,
@@ -389,6 +395,9 @@ def whatif(
     ] = False,
     only: Annotated[str, typer.Option(help="Series with this in their name.", metavar="TEXT")] = "",
     price: Annotated[float | None, typer.Option(help="Of a replica-hour, to show money.", min=0)] = None,
+    served: Annotated[
+        bool, typer.Option("--served", help="Also plays the risk dial on load as it was served, with retries: minutes.")
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Writes a page that needs nothing else.", metavar="FILE")] = None,
     recorded: Annotated[
         bool, typer.Option("--recorded", help="Also on the log of `serve`: what it said beside what is promised.")
@@ -412,10 +421,16 @@ def whatif(
         raise InputError("--recorded: the log stands in the store of a configuration: write --config FILE")
     if faults and (recorded or html is not None or price is not None):
         raise InputError("--faults: prints a table of its own: leave out --recorded, --html and --price")
+    from serving import hpa_manifest
+
     start_ups = () if start_up is None else receipts.start_ups_of(start_up)
     shadows: tuple[Shadow, ...] = ()
+    manifests = [] if hpa is None else hpa_manifest.read(hpa)
     if data is not None:
-        size = receipts.Size(capacity, replicas, min_replicas, max_replicas, target, float(stabilization))
+        if len(manifests) > 1:
+            raise InputError(f"--hpa: {hpa} holds {len(manifests)} HPAs: write the one that scales the load of --data")
+        own = manifests[0].hpa if manifests else None
+        size = receipts.Size(capacity, replicas, min_replicas, max_replicas, target, float(stabilization), own)
         ends = timestamps is Stamp.END
         wanted = receipts.from_files(data, ends, start_ups or (180,), size, every, only)
     else:
@@ -424,14 +439,14 @@ def whatif(
 
         assert config is not None
         loaded = load_config(config, os.environ)
-        wanted = from_prometheus(loaded, datetime.now(UTC), start_ups)
+        wanted = from_prometheus(loaded, datetime.now(UTC), start_ups, manifests, os.environ)
         if recorded:
             from serving import whatif_recorded
 
             shadows = whatif_recorded.shadows(loaded.store, wanted)
     if faults:
         _faults(wanted, as_json)
-    told = receipts.told(wanted, price=price, detailed=html is not None, done=_progress("replaying"))
+    told = receipts.told(wanted, price=price, detailed=html is not None, served=served, done=_progress("replaying"))
     told = replace(told, shadows=shadows)
     if html is not None:
         from serving import whatif_page

@@ -479,6 +479,7 @@ class WhatifOut(Answer):
     frontier: list[dict[str, Any]]
     summary: list[dict[str, Any]]
     dial: list[dict[str, Any]]
+    hindsight: list[dict[str, Any]]
     recorded: list[dict[str, Any]]
     shadow: list[dict[str, Any]]
     left_out: list[dict[str, Any]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,8 +17,9 @@ from forecaster.domain import Context, Forecast, ForecastRequest, ScaleSpec
 from forecaster.errors import InputError
 from forecaster.scaling.whatif import peaks, yardstick
 from forecaster.scaling.whatif.peaks import Said
-from forecaster.scaling.whatif.receipt import Receipt, receipt_of
+from forecaster.scaling.whatif.receipt import DIAL, Receipt, receipt_of
 from forecaster.scaling.whatif.report import Recorded, Told
+from forecaster.scaling.whatif.served import play_served
 from forecaster.scaling.whatif.trial import MAX_REPLICAS, MIN_REPLICAS, SIZE_REPLICAS, TARGET, Hpa, Trial, trial_of
 from forecaster.scaling.whatif.yardstick import Loaded
 from forecaster.tidy import read_tidy
@@ -47,9 +48,12 @@ class Size:
     max_replicas: int = MAX_REPLICAS
     target: int = TARGET
     stabilization_seconds: float = 300.0
+    manifest: Hpa | None = None  # takes the place of the last four
 
     @property
     def hpa(self) -> Hpa:
+        if self.manifest is not None:
+            return self.manifest
         return Hpa(self.target, self.stabilization_seconds, self.min_replicas, self.max_replicas)
 
 
@@ -134,12 +138,16 @@ def told(
     *,
     price: float | None = None,
     detailed: bool = False,
+    served: bool = False,
     done: Callable[[float], None] = lambda share: None,
 ) -> Told:
-    """The receipts of all trials, in their order. `done` takes the share that is."""
+    """The receipts of all trials, in their order. `done` takes the share that is.
+
+    `served`: the risk dial is also played where load is seen as it was served, which takes minutes.
+    """
     points = detailed or len(wanted.trials) <= DETAILED
     receipts: dict[tuple[str, int], Receipt] = {}
-    for some in each_batch(batches(wanted.trials), partial(_receipts, points=points), done):
+    for some in each_batch(batches(wanted.trials), partial(_made, points=points, served=served), done):
         receipts |= some
     done(1.0)
     ordered = [receipts[one.name, one.start_up] for one in wanted.trials]
@@ -180,9 +188,30 @@ def each_batch(
             yield made
 
 
+def _made(
+    trials: Sequence[Trial], points: bool, served: bool, done: Callable[[float], None] = lambda share: None
+) -> dict[tuple[str, int], Receipt]:
+    if not served:
+        return _receipts(trials, points, done)
+    return _with_served(_receipts(trials, points, _between(done, 0.0, 0.3)), _between(done, 0.3, 1.0))
+
+
+def _with_served(
+    receipts: dict[tuple[str, int], Receipt], done: Callable[[float], None]
+) -> dict[tuple[str, int], Receipt]:
+    """Of one step. The loop is closed, so each has its own forecasts: the profile's, for the network takes too long."""
+    trials = [one.trial for one in receipts.values()]
+    came = play_served(trials, lambda: Profile(cache=FitCache(renews=False)), DIAL, done=done)
+    return {key: replace(one, served=found) for (key, one), found in zip(receipts.items(), came, strict=True)}
+
+
 def _part(done: Callable[[float], None], number: int, count: int) -> Callable[[float], None]:
     """Progress of one batch within all; the end is said once, by the caller."""
     return lambda share: done(min((number + share) / count, 0.999))
+
+
+def _between(done: Callable[[float], None], first: float, last: float) -> Callable[[float], None]:
+    return lambda share: done(first + share * (last - first))
 
 
 def mixture_of(
@@ -198,8 +227,8 @@ def mixture_of(
 class _ByWindow:
     """The network that ships, one for each window: what one has measured of a past holds for one window.
 
-    It measures all pasts anew every two hours of the clock, as often as the service does on average, and not a few rows at
-    each step: so a receipt does not depend on what else is replayed beside it.
+    It measures all pasts anew every two hours of the clock, as often as the service does on average, and not a few rows
+    at each step: so a receipt does not depend on what else is replayed beside it.
     """
 
     def __init__(self) -> None:

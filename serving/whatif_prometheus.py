@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -16,29 +17,78 @@ from forecaster.history import History
 from forecaster.ports import MetricSource
 from forecaster.prometheus import PrometheusSource
 from forecaster.scaling.deciding import Deciding, Scaled, target_ratio
-from forecaster.scaling.hpa import SYNC_SECONDS
+from forecaster.scaling.hpa import SYNC_SECONDS, Behavior
 from forecaster.scaling.whatif.play import trace
 from forecaster.scaling.whatif.report import Recorded
 from forecaster.scaling.whatif.trial import Hpa, Trial, trial_of
+from serving.actuator.kube import Kube, KubeError
+from serving.hpa_manifest import Manifest, manifest_of, with_behavior
+from serving.hpa_reader import access_of
 from serving.whatif import Wanted
+
+logger = logging.getLogger(__name__)
 
 _REPLICAS = "kube_horizontalpodautoscaler_status_current_replicas"
 
 
-def from_prometheus(config: Config, now: datetime, start_ups: Sequence[int]) -> Wanted:
-    """Each workload that scales an HPA; `start_ups` empty: the lead time of each. Raises InputError."""
+def from_prometheus(
+    config: Config,
+    now: datetime,
+    start_ups: Sequence[int],
+    manifests: Sequence[Manifest] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Wanted:
+    """Each workload that scales an HPA; `start_ups` empty: the lead time of each. Raises InputError.
+
+    kube-state-metrics does not tell `behavior`: it comes from `manifests`, else from the API server where the
+    configuration reads HPAs there (`kubernetes:`, with the `environ` of a pod), else the HPA is simulated without.
+    """
     if config.prometheus is None:
         raise InputError("prometheus: no url is configured: write it, or --data FILE")
+    where = None if environ is None or manifests else access_of(config.kubernetes, environ)
+    kube = None if where is None else Kube(where)
     source = PrometheusSource(config.prometheus)
     try:
-        return _wanted(config, source, now, start_ups)
+        return _wanted(config, source, now, start_ups, _Behaviors(manifests, kube))
     except SourceError as error:
         raise InputError(f"prometheus.url: {error}") from error
     finally:
         source.close()
+        if kube is not None:
+            kube.close()
 
 
-def _wanted(config: Config, source: MetricSource, now: datetime, start_ups: Sequence[int]) -> Wanted:
+class _Behaviors:
+    """Where the `behavior` of an HPA is known from."""
+
+    def __init__(self, manifests: Sequence[Manifest] = (), kube: Kube | None = None) -> None:
+        self._manifests, self._kube = manifests, kube
+
+    def check(self, hpas: Sequence[tuple[str, str]]) -> None:
+        """Raises InputError for a manifest that no workload scales."""
+        for one in self._manifests:
+            if not any(one.is_of(*hpa) for hpa in hpas):
+                raise InputError(f"--hpa: no workload scales {one.namespace or '*'}/{one.name}: write the HPA of one")
+
+    def of(self, namespace: str, name: str) -> Behavior | None:
+        """None where it has none, or where nobody tells. Raises InputError for one that the API would refuse."""
+        for one in self._manifests:
+            if one.is_of(namespace, name):
+                return one.behavior
+        if self._kube is None:
+            return None
+        try:
+            told = self._kube.get_hpa(namespace, name)
+        except KubeError as error:
+            logger.warning("behavior of %s/%s is not known, it is simulated without: %s", namespace, name, error)
+            return None
+        return manifest_of(told, f"{namespace}/{name}").behavior
+
+
+def _wanted(
+    config: Config, source: MetricSource, now: datetime, start_ups: Sequence[int], behaviors: _Behaviors | None = None
+) -> Wanted:
+    behaviors = _Behaviors() if behaviors is None else behaviors
     learns = any(
         spec.scale is not None and spec.scale.capacity_per_replica is None and spec.scale.capacity_query is None
         for spec in config.specs()
@@ -54,6 +104,7 @@ def _wanted(config: Config, source: MetricSource, now: datetime, start_ups: Sequ
     scaled = Deciding(config.interval).gather(
         reading.workloads, rows, reading.facts, reading.capacity, reading.learned, reading.newest
     )
+    behaviors.check([(one.scale.namespace, one.scale.hpa) for one in scaled])
     out = Wanted(recorded={})
     step = int(config.step.total_seconds())
     end = grid.floor_to(now.timestamp(), step)
@@ -69,7 +120,8 @@ def _wanted(config: Config, source: MetricSource, now: datetime, start_ups: Sequ
         if why or load is None:
             out.left_out.append((name, f"{name}: {why or 'no_data: its load gives no series'}"))
             continue
-        _add(out, source, one, answers[query].times, load, step, start_ups)
+        hpa = with_behavior(_hpa(one), behaviors.of(one.scale.namespace, one.scale.hpa))
+        _add(out, source, one, hpa, answers[query].times, load, step, start_ups)
     if not out.trials:
         why = out.left_out[0][1] if out.left_out else "no workload scales an HPA: write scale: under one"
         raise InputError(f"workloads: {why}")
@@ -92,6 +144,7 @@ def _add(
     out: Wanted,
     source: MetricSource,
     one: Scaled,
+    hpa: Hpa,
     times: IntArray,
     load: FloatArray,
     step: int,
@@ -107,7 +160,7 @@ def _add(
     lead = max(math.ceil(one.lead_time.total_seconds() / SYNC_SECONDS) * int(SYNC_SECONDS), step)
     for start_up in start_ups or (lead,):
         try:
-            trial = trial_of(name, times, load, step, start_up, capacity=one.capacity, hpa=_hpa(one))
+            trial = trial_of(name, times, load, step, start_up, capacity=one.capacity, hpa=hpa)
         except InputError as error:
             out.left_out.append((name, str(error)))
             continue

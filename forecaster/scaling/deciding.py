@@ -217,7 +217,8 @@ class Deciding:
             capacity=np.array([math.nan if one.capacity is None else one.capacity for one in scaled]),
             saturated=saturated,
             masked=known.masked[rows],
-            lead_seconds=np.array([one.lead_time.total_seconds() for one in scaled]),
+            # the newest load stands for the interval before now: what counts are pods that were ready at its begin
+            lead_seconds=np.array([self.window(one).total_seconds() for one in scaled]),
             asked=asked,
         )
         self.dial, self.report = risk.judge(self.dial, seen)

@@ -21,6 +21,7 @@ from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
 from forecaster.scaling.capacity import replicas_for, usable_capacity
 from forecaster.scaling.record import from_json, to_json
+from forecaster.scaling.risk import patience
 from forecaster.scaling.schedule import IDLE, ScheduleState
 
 STATE_VERSION = 1  # of DecisionState, its rows and its record
@@ -283,6 +284,7 @@ class _Rules:
         "_asked",
         "_base",
         "_now",
+        "_patience",
         "_spec",
         "_state",
         "bound_by",
@@ -296,6 +298,7 @@ class _Rules:
 
     def __init__(self, inputs: DecisionInput, state: DecisionState, now: float, users_own: int, most: int) -> None:
         self._spec, self._state, self._now = inputs.spec, state, now
+        self._patience = 1.0 if inputs.level is None else patience(inputs.level)
         self.users_own, self.most = users_own, most
         self.wanted: int | None = None
         self._asked: int | None = None  # the part of it that somebody asks for now
@@ -339,7 +342,7 @@ class _Rules:
         if stands:
             elapsed = self._now - self._state.at
             log = tuple((at + elapsed, wanted) for at, wanted in log)
-        since = self._now - self._spec.hold.total_seconds()
+        since = self._now - self._patience * self._spec.hold.total_seconds()
         lowest = -1 if self._asked is None else self._asked
         kept = [entry for entry in log if entry[0] > since and entry[1] > lowest]
         kept.extend(asked)
@@ -356,7 +359,7 @@ class _Rules:
         before = self._state.floor
         if before is None or self.floor <= self.users_own or self.floor >= before:
             return
-        if before - self.floor < max(DEAD_BAND, DEAD_BAND_RATIO * before):
+        if before - self.floor < self._patience * max(DEAD_BAND, DEAD_BAND_RATIO * before):
             self._bind(before, "dead_band")
 
     def step(self) -> None:

@@ -19,7 +19,7 @@ from forecaster.rows import Arrays, Rows
 
 STATE_VERSION = 1
 
-LOWEST_LEVEL = 0.5
+LOWEST_LEVEL = 0.05  # below the median the hold is shortened too: see `patience`
 HIGHEST_LEVEL = 0.9995
 GAIN = 0.05  # in -log(1 - level), per miss of one reference tick
 REFERENCE_TICK = 15.0  # seconds: the gain is per miss of this length, so the dial turns alike at any interval
@@ -53,6 +53,15 @@ class RiskReport:
     longest_violation_seconds: FloatArray
     worst_hour_ratio: FloatArray
     missed: BoolArray  # now
+
+
+def patience(level: float) -> float:
+    """Share of the hold and of the dead band that counts while the risk dial stands at `level`.
+
+    All of it from the median up. Below, the forecast alone cannot spend the risk that was asked for: a floor that is
+    held above what each forecast wants is never short. So the hold goes with the level, down to none at the lowest.
+    """
+    return min(max((level - LOWEST_LEVEL) / (0.5 - LOWEST_LEVEL), 0.0), 1.0)
 
 
 def blank(interval: timedelta = timedelta(seconds=15), asked: float = 0.01) -> Arrays:

@@ -48,6 +48,7 @@ def test_the_json_holds_the_contract(answered: tuple[dict[str, object], str]) ->
         "frontier",
         "summary",
         "dial",
+        "hindsight",
         "recorded",
         "shadow",
         "leftOut",

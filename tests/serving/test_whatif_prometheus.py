@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 from forecaster.config import Config, load_config
 from forecaster.domain import FloatArray, IntArray
 from forecaster.errors import InputError
+from forecaster.scaling.hpa import Rules, with_defaults
 from forecaster.scaling.whatif.play import trace
 from serving import whatif_prometheus
+from serving.actuator.kube import Kind, KubeError
+from serving.hpa_manifest import Manifest
 from tests.fakes import FakeSource
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -103,3 +107,28 @@ def test_recorded_replicas_are_read_over_the_test_part(tmp_path: Path) -> None:
 def test_a_workload_that_cannot_be_tried_says_why(tmp_path: Path, fake: FakeSource, scale: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         wanted(tmp_path, fake, scale)
+
+
+def test_the_behavior_of_a_manifest_is_simulated(tmp_path: Path) -> None:
+    behavior = with_defaults(None, Rules(select_policy="Disabled"))
+    manifest = Manifest("shop", "checkout", None, None, None, behavior)
+    made = config(tmp_path, "capacityPerReplica: 60, leadTime: 10m")
+    known = whatif_prometheus._Behaviors([manifest])
+    (trial,) = whatif_prometheus._wanted(made, source(), NOW, (), known).trials
+    assert trial.hpa.behavior == behavior
+    assert trial.hpa.target == 60
+    other = whatif_prometheus._Behaviors([replace(manifest, name="cart")])
+    with pytest.raises(InputError, match="no workload scales shop/cart"):
+        whatif_prometheus._wanted(made, source(), NOW, (), other)
+
+
+def test_the_behavior_of_the_api_server_is_simulated_and_its_silence_is_none(tmp_path: Path) -> None:
+    class Answers:
+        def get_hpa(self, namespace: str, name: str) -> dict[str, object]:
+            if name == "gone":
+                raise KubeError(Kind.GONE, "not found")
+            return {"metadata": {"name": name}, "spec": {"maxReplicas": 9, "behavior": {}}}
+
+    known = whatif_prometheus._Behaviors((), Answers())  # type: ignore[arg-type]
+    assert known.of("shop", "checkout") == with_defaults(None, None)
+    assert known.of("shop", "gone") is None

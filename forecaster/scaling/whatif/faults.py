@@ -169,11 +169,16 @@ def _answer(peak: FloatArray, windows: IntArray, step: int, now: int) -> Forecas
 def floors_under(trial: Trial, said: Said, column: int) -> tuple[IntArray, FloatArray]:
     """(floors, levels of the dial), (tick,) each, at the default dial, hold and step limits."""
     scale = ScaleSpec("-", trial.name)
-    need = floors.needs(peaks.on_ticks(trial, said, column), LEVELS, floors.depth_levels(), trial.capacity)
-    need = floors.capped(need, highest_load(trial), trial.capacity)
-    lead = float(trial.start_up)
-    rules = rules_of(trial, scale)
-    return floors.dialled(need, trial.load, rules, capacity=trial.capacity, lead_seconds=lead, asked=scale.risk)
+    return floors.dialled(
+        peaks.on_ticks(trial, said, column),
+        LEVELS,
+        trial.load,
+        floors.most_needed(highest_load(trial), trial.capacity),
+        rules_of(trial, scale),
+        capacity=trial.capacity,
+        lead_seconds=float(trial.start_up),
+        asked=scale.risk,
+    )
 
 
 def rules_of(trial: Trial, scale: ScaleSpec) -> floors.FloorRules:

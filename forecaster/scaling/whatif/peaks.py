@@ -32,7 +32,7 @@ from forecaster.ports import Forecaster
 from forecaster.scaling.hpa import SYNC_SECONDS
 from forecaster.scaling.whatif.trial import DAY, Trial
 
-LEVELS = (0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 _HORIZONS = np.array([1, reanchor.FAR], dtype=np.int64)
 
 
@@ -76,7 +76,7 @@ def replay(
             answer = forecaster.forecast(context, asked)
             peaks[:, place, column] = answer.peak
             if not column:
-                medians[:, place] = answer.values[:, :, 0]
+                medians[:, place] = answer.values[:, :, LEVELS.index(0.5)]
         done((place + 1) / a_day)
     out, first = [], 0
     for one, past in zip(trials, pasts, strict=True):
@@ -168,7 +168,7 @@ def on_ticks(trial: Trial, said: Said, column: int) -> FloatArray:
         origin=origin,
         step=timedelta(seconds=trial.step),
         horizons=_HORIZONS,
-        levels=(0.5, *LEVELS[1:]),
+        levels=LEVELS,
         values=np.repeat(said.medians[:, :, None].astype(np.float64), len(LEVELS), axis=2),
         peak=said.peaks[:, column].astype(np.float64),
         windows=np.full(steps, window, dtype=np.int64),
@@ -185,24 +185,30 @@ def on_ticks(trial: Trial, said: Said, column: int) -> FloatArray:
 
 
 def _memory(trial: Trial, said: Said) -> FloatArray:
-    """(step,) tau of re-anchoring, renewed at each midnight of the trial from the misses before it."""
-    steps, far = trial.end - trial.first, reanchor.FAR
-    came = trial.values[trial.first : trial.end]
-    near, late = np.full(steps, np.nan), np.full(steps, np.nan)
-    near[:] = came - said.medians[:, 0]
-    late[: steps - far + 1] = came[far - 1 :] - said.medians[: steps - far + 1, 1]
-    known = np.isfinite(near) & np.isfinite(late)
-    near, late = np.where(known, near, 0.0), np.where(known, late, 0.0)
+    """(step,) tau of re-anchoring, renewed after each day of the trial from the misses before it."""
+    steps, came = trial.end - trial.first, trial.values[trial.first : trial.end]
     a_day = DAY // trial.step
     tau = np.full(steps, reanchor.DEFAULT_MEMORY_SECONDS)
     for begin in range(a_day, steps, a_day):
-        until = begin - far  # the far miss of a later one is not known yet
-        limit = 4.0 * np.sqrt(np.mean(near[:until] ** 2))
-        one, other = np.clip(near[:until], -limit, limit), np.clip(late[:until], -limit, limit)
-        state = {
-            "with_itself": np.array([(one * one).sum()]),
-            "with_later": np.array([(one * other).sum()]),
-            "pairs": np.array([float(known[:until].sum())]),
-        }
-        tau[begin : begin + a_day] = reanchor.memory_seconds(state, trial.step, far)[0]
+        tau[begin : begin + a_day] = memory_of(came[:begin], said.medians[:begin], trial.step)
     return tau
+
+
+def memory_of(came: FloatArray, medians: FloatArray, step: int) -> float:
+    """Tau of re-anchoring, from the misses of `medians` (step, 2) that the loads `came` (step,) of the same steps show.
+
+    What was said of a step of `came` was said one step, and reanchor.FAR steps, before its time.
+    """
+    far = reanchor.FAR
+    until = len(came) - far  # the far miss of a later one is not known yet
+    near, late = came[:until] - medians[:until, 0], came[far - 1 :][:until] - medians[:until, 1]
+    known = np.isfinite(near) & np.isfinite(late)
+    near, late = np.where(known, near, 0.0), np.where(known, late, 0.0)
+    limit = 4.0 * np.sqrt(np.mean(near**2))
+    one, other = np.clip(near, -limit, limit), np.clip(late, -limit, limit)
+    state = {
+        "with_itself": np.array([(one * one).sum()]),
+        "with_later": np.array([(one * other).sum()]),
+        "pairs": np.array([float(known.sum())]),
+    }
+    return float(reanchor.memory_seconds(state, step, far)[0])

@@ -1,27 +1,40 @@
 """The receipt of one service at one start-up time: every policy on the test part, settings from the training part.
 
 What is chosen, is chosen on training alone. `forecaster` is what the default may do (calm), `forecaster_free` all ways
-and holds, `forecaster_safety` a dialled floor on the user's own HPA. Knows no file and no model.
+and holds, `forecaster_safety` and `forecaster_safer` dialled floors on the user's own HPA. Knows no file and no model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from forecaster.domain import FloatArray, IntArray
 from forecaster.scaling.cluster import Service
-from forecaster.scaling.whatif import measures, rivals
+from forecaster.scaling.whatif import hindsight, measures, rivals
+from forecaster.scaling.whatif.hindsight import Retuned
 from forecaster.scaling.whatif.hours import Hour, worst_hours
 from forecaster.scaling.whatif.measures import Change, Entry
 from forecaster.scaling.whatif.play import Figures, Played, oracle_played, play, ready_of
-from forecaster.scaling.whatif.settings import CALM_HOLD, FEWER, FLOORS, HPAS, SAFETY_RISK, Floors, Setting, service_of
+from forecaster.scaling.whatif.served import Came
+from forecaster.scaling.whatif.settings import (
+    CALM_HOLD,
+    FEWER,
+    FLOORS,
+    HPAS,
+    SAFER_RISK,
+    SAFETY_RISK,
+    Floors,
+    Setting,
+    service_of,
+)
 from forecaster.scaling.whatif.trial import Trial
 
 RISK = 0.005  # reference: what the tuned HPA is tuned for
-DEFAULT, SAFE = "forecaster", "forecaster_safety"
+DEFAULT = "forecaster"
+SAFE = {"forecaster_safety": SAFETY_RISK, "forecaster_safer": SAFER_RISK}  # policy -> its dial
 DIAL = (0.005, 0.01, 0.05)  # asked, to see what it comes to
 EQUAL_COST, EQUAL_RISK = "equal_cost", "equal_risk"
 
@@ -72,7 +85,9 @@ class Receipt:
     ours: Setting  # of the default
     floors: IntArray | None  # of the default, (tick,)
     dial: Mapping[float, float]  # asked -> what the floors alone came to in the test part
+    hindsight: Mapping[str, Retuned]  # by policy: the HPA that is as safe
     hours: tuple[Hour, ...] = ()  # the worst ones
+    served: Came | None = None  # the same where load is seen as it was served; None: not played
 
     def row(self, policy: str) -> Row:
         return next(one for one in self.rows if one.policy == policy)
@@ -118,12 +133,12 @@ def receipt_of(
 
     reference = _Chosen(trial, alone, tuned)
     user = _Played(trial, trial.service(), None)
-    safe, safe_entry = _safety(trial, ours, user)
     base = reference.training.cost()[0]
     pairs: list[Pair] = []
     entries: dict[str, Entry] = {}
     own = HPAS[tuned]
-    rows = [_user(trial, user), Row("tuned_hpa", HPAS[tuned].words, reference.test.of(0), reference.training.of(0))]
+    rows = _user(trial, user)
+    rows.append(Row("tuned_hpa", HPAS[tuned].words, reference.test.of(0), reference.training.of(0)))
     perfect, perfect_training = oracle_played(trial, "test"), oracle_played(trial, "training")
     for name, family in families.items():
         upt, cost = family.training.upt(), family.training.cost()
@@ -135,8 +150,11 @@ def receipt_of(
         entries[name] = _entry(trial, pairs[-2], pairs[-1], at_cost, at_risk, reference, perfect)
         if name == DEFAULT:
             own = at_cost.setting
-    rows.append(safe)
-    entries[SAFE] = safe_entry
+    for name, asked in SAFE.items():
+        safe, entries[name] = _safety(trial, ours, user, name, asked)
+        rows.append(safe)
+    as_safe = hindsight.retuned(trial, [row.figures for row in rows[-len(SAFE) :]])
+    rows += _hindsight(as_safe, alone.training)
     rows += _rivals(trial)
     rows.append(Row("oracle", "perfect foresight", perfect.of(0), perfect_training.of(0)))
     return Receipt(
@@ -149,6 +167,7 @@ def receipt_of(
         ours=own,
         floors=ours.of(own),
         dial=_dial(trial, ours),
+        hindsight=dict(zip(SAFE, as_safe, strict=True)),
         hours=worst_hours(trial, own, ours.of(own), peaks) if points else (),
     )
 
@@ -203,14 +222,18 @@ def _entry(
     )
 
 
-def _user(trial: Trial, user: _Played) -> Row:
-    words = f"target {trial.hpa.target} %, stabilization {trial.hpa.stabilization_seconds:.0f} s"
-    return Row("user_hpa", words, *user.both)
+def _user(trial: Trial, user: _Played) -> list[Row]:
+    """The user's HPA as it is; where it has a `behavior`, also without."""
+    rows = [Row("user_hpa", trial.hpa.words, *user.both)]
+    if trial.hpa.behavior is not None:
+        plain = replace(trial, hpa=replace(trial.hpa, behavior=None))
+        rows.append(Row("user_hpa_no_behavior", plain.hpa.words, *_Played(plain, plain.service(), None).both))
+    return rows
 
 
-def _safety(trial: Trial, ours: Floors, user: _Played) -> tuple[Row, Entry]:
+def _safety(trial: Trial, ours: Floors, user: _Played, policy: str, asked: float) -> tuple[Row, Entry]:
     """A dialled floor on the user's HPA, and how it stands beside that HPA alone."""
-    setting = _dialled(trial, SAFETY_RISK)
+    setting = _dialled(trial, asked)
     played = _Played(trial, service_of(trial, setting), ours.of(setting))
     beside = measures.change(played.test, 0, user.test, 0)
     was, now = user.both[0], played.both[0]
@@ -225,7 +248,21 @@ def _safety(trial: Trial, ours: Floors, user: _Played) -> tuple[Row, Entry]:
         events=now.scale_events / max(was.scale_events, 1),
         reversals=now.reversals / max(was.reversals, 1),
     )
-    return Row(SAFE, setting.words, *played.both), entry
+    return Row(policy, setting.words, *played.both), entry
+
+
+def _hindsight(found: Sequence[Retuned], training: Played) -> list[Row]:
+    """One row for each policy of SAFE, where some HPA was as safe."""
+    return [
+        Row(
+            f"{hindsight.PREFIX}{policy.removeprefix('forecaster')}",
+            f"{HPAS[one.place].words}: in hindsight the cheapest as safe as {policy}",
+            one.figures,
+            training.of(one.place),
+        )
+        for policy, one in zip(SAFE, found, strict=True)
+        if one.place is not None and one.figures is not None
+    ]
 
 
 def _dialled(trial: Trial, asked: float) -> Setting:

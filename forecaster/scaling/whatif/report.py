@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forecaster.scaling.whatif import measures, shadow
+from forecaster.scaling.whatif.hindsight import Beside, beside
 from forecaster.scaling.whatif.measures import Change, Summary
 from forecaster.scaling.whatif.play import Figures
 from forecaster.scaling.whatif.receipt import DIAL, RISK, SAFE, Pair, Receipt
@@ -16,7 +17,7 @@ from forecaster.scaling.whatif.shadow import Shadow
 SCHEMA_VERSION = 1
 SATURATED_FROM = 0.02  # of the test part at the highest load: what came is a lower bound
 UNFIT_FROM = 0.15  # mean difference of simulated and recorded replicas
-COMPARED = ("forecaster", "forecaster_free", SAFE, "persistence", "fresh_hpa")
+COMPARED = ("forecaster", "forecaster_free", *SAFE, "persistence", "fresh_hpa")
 TRUE = (0.5, 1.5)  # times what was asked: a dial within is near enough
 
 
@@ -58,15 +59,54 @@ def summaries(told: Told) -> list[tuple[int, str, str, Summary]]:
     return out
 
 
-def dials(told: Told) -> list[tuple[int, str, float, list[float]]]:
-    """(start-up, group, asked, what each series came to)."""
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """What one dial came to: all series of a group at one start-up time."""
+
+    start_up: int
+    group: str
+    observed: str  # offered | served
+    behind: str | None  # the floors: nothing | user_hpa; None where load is offered, for then it makes no difference
+    asked: float
+    came: tuple[float, ...]  # share of time, by series
+
+    @property
+    def pooled(self) -> float:
+        return sum(self.came) / len(self.came)
+
+    def within(self, least: float, most: float) -> int:
+        """Series that came to between so many times what was asked."""
+        return sum(least <= one / self.asked <= most for one in self.came)
+
+
+def dials(told: Told) -> list[Dial]:
+    """Load as offered, then as served, of all series for which that was played."""
+    groups = dict.fromkeys(kind for one in told.receipts for kind in told.kinds[one.trial.name])
+    out = []
+    for start_up in sorted({one.trial.start_up for one in told.receipts}):
+        for kind in groups:
+            some = _group(told, start_up, kind)
+            if not some:
+                continue
+            out += [
+                Dial(start_up, kind, "offered", None, asked, tuple(one.dial[asked] for one in some)) for asked in DIAL
+            ]
+            played = [one.served for one in some if one.served is not None]
+            for behind, asked in played[0] if played else ():
+                came = tuple(one[behind, asked] for one in played)
+                out.append(Dial(start_up, kind, "served", behind, asked, came))
+    return out
+
+
+def hindsights(told: Told) -> list[tuple[int, str, Beside]]:
+    """(start-up, group, what a safe policy cost beside the HPA retuned in hindsight)."""
     groups = dict.fromkeys(kind for one in told.receipts for kind in told.kinds[one.trial.name])
     return [
-        (start_up, kind, asked, [one.dial[asked] for one in some])
+        (start_up, kind, beside(policy, [one.hindsight[policy] for one in some]))
         for start_up in sorted({one.trial.start_up for one in told.receipts})
         for kind in groups
         if (some := _group(told, start_up, kind))
-        for asked in DIAL
+        for policy in SAFE
     ]
 
 
@@ -75,7 +115,7 @@ def _group(told: Told, start_up: int, kind: str) -> list[Receipt]:
 
 
 def _against(policy: str) -> str:
-    return "user_hpa" if policy == SAFE else "tuned_hpa"
+    return "user_hpa" if policy in SAFE else "tuned_hpa"
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -100,8 +140,29 @@ def as_dict(told: Told) -> dict[str, Any]:
             for start_up, kind, policy, found in summaries(told)
         ],
         "dial": [
-            {"startupSeconds": start_up, "group": kind, "asked": asked, **_dial(asked, found)}
-            for start_up, kind, asked, found in dials(told)
+            {
+                "startupSeconds": one.start_up,
+                "group": one.group,
+                "observed": one.observed,
+                "behind": one.behind,
+                "asked": one.asked,
+                "actualPooled": one.pooled,
+                "series": len(one.came),
+                "within": one.within(*TRUE),
+            }
+            for one in dials(told)
+        ],
+        "hindsight": [
+            {
+                "startupSeconds": start_up,
+                "group": kind,
+                "policy": one.policy,
+                "series": one.series,
+                "unreachable": one.unreachable,
+                "noDearer": one.no_dearer,
+                "replicaHoursChangeMedian": one.cost_median,
+            }
+            for start_up, kind, one in hindsights(told)
         ],
         "recorded": [
             {"series": name, "difference": _number(one.difference), "samples": one.samples, "unfit": one.unfit}
@@ -209,11 +270,6 @@ def _summary(found: Summary) -> dict[str, Any]:
     }
 
 
-def _dial(asked: float, found: Sequence[float]) -> dict[str, Any]:
-    near = sum(TRUE[0] <= one / asked <= TRUE[1] for one in found)
-    return {"actualPooled": sum(found) / len(found), "series": len(found), "within": near}
-
-
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -254,14 +310,14 @@ def _one(one: Receipt, price: float | None) -> str:
     money = "" if price is None else f" {'cost':>10}"
     lines = [
         head,
-        f"  {'policy':<18} {'replica-h':>10}{money} {'above cap.':>10} {'unmet':>8} {'events':>7} {'reversals':>9}"
+        f"  {'policy':<20} {'replica-h':>10}{money} {'above cap.':>10} {'unmet':>8} {'events':>7} {'reversals':>9}"
         "  setting",
     ]
     for row in one.rows:
         f = row.figures
         paid = "" if price is None else f" {f.replica_hours * price:>10.2f}"
         lines.append(
-            f"  {row.policy:<18} {f.replica_hours:>10.1f}{paid} {100 * f.time_above_capacity:>9.3f}% "
+            f"  {row.policy:<20} {f.replica_hours:>10.1f}{paid} {100 * f.time_above_capacity:>9.3f}% "
             f"{100 * f.unmet_load:>7.3f}% {f.scale_events:>7} {f.reversals:>9}  {row.words}"
         )
     lines.append("  beside the tuned HPA, in the test part (90 % interval over days):")
@@ -302,12 +358,20 @@ def all_text(told: Told) -> str:
             f"{s.both:>3} of {s.series:<3} {s.events_median:>5.1f}x {s.reversals_median:>6.1f}x  "
             f"{_percent(s.risk_cost_median):>6} {_percent(s.gap_closed):>6}"
         )
-    lines.append(f"  {SAFE} stands beside the user's HPA, everything else beside the tuned one.")
-    lines.append("Risk dial, floors alone: asked -> came to, pooled (series within 0.5 to 1.5 times)")
-    for start_up, kind, asked, found in dials(told):
-        said = _dial(asked, found)
+    lines.append(f"  {' and '.join(SAFE)} stand beside the user's HPA, everything else beside the tuned one.")
+    lines.append("Safety beside the cheapest HPA that was as safe, chosen in hindsight: replica-hours, median")
+    for start_up, kind, one in hindsights(told):
+        cost = "n/a" if one.cost_median is None else _percent(one.cost_median)
         lines.append(
-            f"  {start_up:>6} s {kind:<8} {asked:.1%} -> {said['actualPooled']:.2%} ({said['within']} of {len(found)})"
+            f"  {start_up:>6} s {kind:<8} {one.policy:<18} {cost:>5}, no dearer on {one.no_dearer} of {one.series} "
+            f"({one.unreachable} of them: no HPA alone was as safe)"
+        )
+    lines.append("Risk dial, floors alone: asked -> came to, pooled (series within 0.5 to 1.5 times); load as observed")
+    for dial in dials(told):
+        seen = dial.observed if dial.behind is None else f"{dial.observed}, {dial.behind.replace('_', ' ')} behind"
+        lines.append(
+            f"  {dial.start_up:>6} s {dial.group:<8} {dial.asked:.1%} -> {dial.pooled:.2%} "
+            f"({dial.within(*TRUE)} of {len(dial.came)})  {seen}"
         )
     return "\n".join(lines)
 

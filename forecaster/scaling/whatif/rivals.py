@@ -57,7 +57,7 @@ def phpa_linear(trial: Trial) -> IntArray:
     return _within(trial, np.ceil(np.round(line, 6)).astype(np.int64))
 
 
-def needed(load: FloatArray, capacity: float) -> IntArray:
+def needed(load: FloatArray, capacity: float | FloatArray) -> IntArray:
     """Replicas that carry `load`; as `capacity.replicas_for`, for many."""
     return np.asarray(np.ceil(np.round(load / capacity, 6)).astype(np.int64))
 

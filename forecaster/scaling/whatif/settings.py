@@ -16,6 +16,7 @@ TARGETS = tuple(range(40, 101, 5))  # of a tuned HPA, per cent
 STABILIZATIONS = (0.0, 60.0, 300.0, 900.0, 1800.0)  # seconds
 RISKS = (0.005, 0.01)  # reference risks: shares of time
 SAFETY_RISK = 0.01  # of the safety mode, on the user's own HPA
+SAFER_RISK = 0.005  # the same, for more: chosen on training parts, where it costs no more than safety may
 CALM_TARGET, CALM_HOLD = 90, 300.0
 
 
@@ -70,7 +71,6 @@ class Floors:
         self._trial, self._peaks = trial, peaks
         self._highest = highest_load(trial)
         self._need = self._capped(np.array(QUANTILES))
-        self._deep: IntArray | None = None
         self._made: dict[tuple[float, float | None, bool], IntArray] = {}
 
     def of(self, setting: Setting) -> IntArray | None:
@@ -86,13 +86,17 @@ class Floors:
         return floors.floors_of(self._need[:, QUANTILES.index(setting.level or 0.0)], self.rules(setting))
 
     def _dialled(self, setting: Setting) -> IntArray:
-        if self._deep is None:
-            self._deep = self._capped(floors.depth_levels())
         trial = self._trial
-        asked = round(1 - (setting.level or 0.0), 9)
-        rules = self.rules(setting)
-        lead = float(trial.start_up)
-        made, _ = floors.dialled(self._deep, trial.load, rules, capacity=trial.capacity, lead_seconds=lead, asked=asked)
+        made, _ = floors.dialled(
+            self._peaks,
+            LEVELS,
+            trial.load,
+            floors.most_needed(self._highest, trial.capacity),
+            self.rules(setting),
+            capacity=trial.capacity,
+            lead_seconds=float(trial.start_up),
+            asked=round(1 - (setting.level or 0.0), 9),
+        )
         return made
 
     def rules(self, setting: Setting) -> floors.FloorRules:

@@ -15,6 +15,7 @@ import numpy as np
 
 from forecaster.domain import BoolArray, FloatArray, IntArray, ScaleSpec
 from forecaster.errors import InputError
+from forecaster.scaling.capacity import MOST_REPLICAS
 from forecaster.scaling.hpa import SYNC_SECONDS
 from forecaster.scaling.whatif import floors
 from forecaster.scaling.whatif.hours import tick_times
@@ -144,11 +145,19 @@ def _rules(trial: Trial, scale: ScaleSpec) -> floors.FloorRules:
 
 
 def _promised(trial: Trial, peaks: FloatArray, scale: ScaleSpec, rules: floors.FloorRules) -> IntArray:
-    need = floors.needs(peaks, LEVELS, floors.depth_levels(), trial.capacity)
-    if not scale.allow_new_peak:
-        need = floors.capped(need, highest_load(trial), trial.capacity)
-    lead = float(trial.start_up)
-    made, _ = floors.dialled(need, trial.load, rules, capacity=trial.capacity, lead_seconds=lead, asked=scale.risk)
+    limit = floors.most_needed(highest_load(trial), trial.capacity)
+    if scale.allow_new_peak:
+        limit = np.full(len(limit), MOST_REPLICAS, dtype=np.int64)
+    made, _ = floors.dialled(
+        peaks,
+        LEVELS,
+        trial.load,
+        limit,
+        rules,
+        capacity=trial.capacity,
+        lead_seconds=float(trial.start_up),
+        asked=scale.risk,
+    )
     return made
 
 

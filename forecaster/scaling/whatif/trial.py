@@ -15,7 +15,7 @@ from forecaster.domain import FloatArray, IntArray
 from forecaster.errors import InputError
 from forecaster.scaling.capacity import usable_capacity
 from forecaster.scaling.cluster import Service, Startup
-from forecaster.scaling.hpa import SYNC_SECONDS
+from forecaster.scaling.hpa import SYNC_SECONDS, Behavior
 
 DAY = 86_400
 NOISE = 0.01
@@ -36,6 +36,12 @@ class Hpa:
     stabilization_seconds: float = 300.0
     min_replicas: int = MIN_REPLICAS
     max_replicas: int = MAX_REPLICAS
+    behavior: Behavior | None = None  # with its defaults filled in; None: the HPA has none
+
+    @property
+    def words(self) -> str:
+        what = "" if self.behavior is None else ", its behavior"
+        return f"target {self.target} %, stabilization {self.stabilization_seconds:.0f} s{what}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,15 +85,21 @@ class Trial:
     def service(self, target: int | None = None, stabilization: float | None = None, fresh: bool = False) -> Service:
         """For the simulator: under the user's HPA, or with another target or stabilization window.
 
+        A `behavior` stays as it is, save for the window of its scale-down.
         `fresh`: an HPA whose metric is the mean of 15 s and 15 s old, instead of 60 s and 30 s.
         """
+        window = self.hpa.stabilization_seconds if stabilization is None else stabilization
+        behavior = self.hpa.behavior
+        if behavior is not None:
+            behavior = replace(behavior, scale_down=replace(behavior.scale_down, stabilization_window_seconds=window))
         return Service(
             capacity_per_replica=self.capacity,
             startup=Startup.constant(float(self.start_up)),
             target_utilization=self.hpa.target if target is None else target,
             min_replicas=self.hpa.min_replicas,
             max_replicas=self.hpa.max_replicas,
-            downscale_stabilization_seconds=self.hpa.stabilization_seconds if stabilization is None else stabilization,
+            behavior=behavior,
+            downscale_stabilization_seconds=window,
             metric_delay_seconds=15.0 if fresh else 30.0,
             metric_window_seconds=15.0 if fresh else 60.0,
             usage_limit=1.5,

@@ -19,6 +19,7 @@ from forecaster.scaling.risk import (
     issue,
     judge,
     obeyed,
+    patience,
     start,
 )
 
@@ -88,6 +89,11 @@ def test_the_level_stays_within_its_ends_and_leaves_them_at_once() -> None:
     assert report.level[0] == pytest.approx(HIGHEST_LEVEL)
     _, after = judge(issue(state, NOW + 30_000, np.array([10.0])), one(now=NOW + 30_015, asked=0.5))
     assert LOWEST_LEVEL < after.level[0] < HIGHEST_LEVEL - 1e-6
+
+
+def test_the_hold_counts_whole_from_the_median_up_and_goes_with_the_level_below_it() -> None:
+    assert [patience(level) for level in (HIGHEST_LEVEL, 0.5, LOWEST_LEVEL, 0.0)] == [1.0, 1.0, 0.0, 0.0]
+    assert patience(0.2) < patience(0.3) < 1.0
 
 
 def test_the_longest_violation_and_the_worst_hour() -> None:

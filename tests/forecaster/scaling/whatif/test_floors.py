@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecaster.domain import Bounds, HpaFacts, ScaleSpec
+from forecaster.domain import Bounds, FloatArray, HpaFacts, IntArray, ScaleSpec
+from forecaster.quantiles import at_level
 from forecaster.scaling import decision, risk
 from forecaster.scaling.decision import DecisionInput, DecisionState
 from forecaster.scaling.whatif import floors
@@ -69,40 +70,92 @@ def test_a_long_fall_merges_the_memory_of_the_hold_as_the_live_decision_does() -
     assert floors.floors_of(np.array(needs), rules, compiled=False).tolist() == decided(needs, rules)
 
 
+LEVELS = (0.1, 0.25, 0.5, 0.9, 0.99)
+
+
+def quantiles(rng: np.random.Generator, ticks: int, most: float) -> FloatArray:
+    """(tick, level) of peaks, rising with the level."""
+    return np.sort(rng.uniform(0, most, (ticks, len(LEVELS))), axis=1)
+
+
+def unlimited(ticks: int) -> IntArray:
+    return np.full(ticks, 1_000, dtype=np.int64)
+
+
 def test_compiled_and_interpreted_give_the_same() -> None:
     rng = np.random.default_rng(5)
-    need = rng.integers(0, 40, (400, floors.DEPTHS))
-    need.sort(axis=1)
-    rules, load = floors.FloorRules(2, 60), rng.uniform(0, 40, 400)
+    peaks, rules, load = quantiles(rng, 400, 40.0), floors.FloorRules(2, 60), rng.uniform(0, 40, 400)
+    peaks[17] = np.nan
     asked = {"capacity": 1.0, "lead_seconds": 60.0, "asked": 0.05}
-    plain = floors.dialled(need, load, rules, **asked, compiled=False)
-    fast = floors.dialled(need, load, rules, **asked)
+    plain = floors.dialled(peaks, LEVELS, load, unlimited(400), rules, **asked, compiled=False)
+    fast = floors.dialled(peaks, LEVELS, load, unlimited(400), rules, **asked)
     assert plain[0].tolist() == fast[0].tolist()
     np.testing.assert_allclose(plain[1], fast[1], rtol=1e-12)
 
 
-@pytest.mark.parametrize("lead", [60.0, 180.0])
-def test_the_dial_turns_as_the_live_one_does(lead: float) -> None:
-    rng = np.random.default_rng(7)
-    need = rng.integers(5, 12, 300)
-    load = rng.uniform(0, 12, 300)
+@pytest.mark.parametrize(("lead", "asked"), [(60.0, 0.02), (180.0, 0.3)], ids=["high levels", "below the median"])
+def test_the_dial_turns_as_the_live_one_does_and_holds_as_long(lead: float, asked: float) -> None:
+    rng, ticks, capacity = np.random.default_rng(7), 400, 1.0
+    peaks, load = quantiles(rng, ticks, 24.0), rng.uniform(0, 5.0, ticks)
+    saturated = rng.uniform(size=ticks) < 0.02
     rules = floors.FloorRules(2, 60, 300.0)
-    found, level = floors.dialled(
-        np.repeat(need[:, None], floors.DEPTHS, axis=1), load, rules, capacity=1.0, lead_seconds=lead, asked=0.02
-    )
-    assert found.tolist() == decided(need.tolist(), rules)
-    dial = risk.start(("checkout",), np.array([0.02]))
-    for tick, floor in enumerate(found.tolist()):
+    batched = floors.Dials([capacity], [lead], [asked], [rules], ticks, LEVELS)
+    spec = ScaleSpec("shop", "checkout", capacity_per_replica=1.0, hold=timedelta(seconds=300), bounds=Bounds(2, 60))
+    facts = HpaFacts(min_replicas=2, max_replicas=60)
+    dial, state, lowest = risk.start(("checkout",), np.array([asked])), DecisionState(), 1.0
+    for tick in range(ticks):
+        newest, full = (np.nan, False) if tick == 0 else (float(load[tick - 1]), bool(saturated[tick - 1]))
         seen = risk.Judged(
             now=15 * tick,
-            load=np.array([np.nan if tick == 0 else load[tick - 1]]),
+            load=np.array([newest]),
             capacity=np.ones(1),
-            saturated=np.zeros(1, dtype=np.bool_),
+            saturated=np.array([full]),
             masked=np.zeros(1, dtype=np.bool_),
-            lead_seconds=np.array([lead]),
-            asked=np.array([0.02]),
+            lead_seconds=np.array([lead + 15]),  # as `Deciding` has it
+            asked=np.array([asked]),
         )
         dial, report = risk.judge(dial, seen)
-        dial = risk.issue(dial, 15 * tick, np.array([float(floor)]))
-        if tick == 299:
-            assert report.level[0] == pytest.approx(level[tick], abs=0.002)
+        peak = at_level(peaks[tick : tick + 1], LEVELS, report.level)
+        known = 0.0 if tick == 0 else newest
+        inputs = DecisionInput(
+            now=BEGIN + tick * TICK,
+            workload="checkout",
+            spec=spec,
+            facts=facts,
+            users_own_min=2,
+            peak=max(float(peak[0]), 0.0),
+            level=float(report.level[0]),
+            newest_load=known,
+            capacity=capacity,
+            target_ratio=0.7,
+            saturated=full,
+        )
+        made, state = decision.decide(inputs, state)
+        assert made.floor is not None
+        dial = risk.issue(dial, 15 * tick, np.array([float(made.floor)]))
+        found = batched.step(
+            tick,
+            peaks[tick : tick + 1],
+            np.array([newest]),
+            unlimited(1),
+            np.array([full]),
+            np.array([np.ceil(known / 0.7)], dtype=np.int64),
+        )
+        assert batched.level[0] == pytest.approx(report.level[0], rel=1e-9)
+        assert found.tolist() == [made.floor], tick
+        lowest = min(lowest, report.level[0])
+    assert lowest < 0.45 or asked < 0.1  # the hold was shortened where the case is about that
+
+
+def test_one_row_over_all_ticks_is_all_rows_over_one_tick_each() -> None:
+    rng, ticks = np.random.default_rng(9), 300
+    peaks, load, rules = quantiles(rng, ticks, 20.0), rng.uniform(0, 15, ticks), floors.FloorRules(2, 60)
+    whole, _ = floors.dialled(
+        peaks, LEVELS, load, unlimited(ticks), rules, capacity=1.0, lead_seconds=60.0, asked=0.05, compiled=False
+    )
+    batched = floors.Dials([1.0], [60.0], [0.05], [rules], ticks, LEVELS)
+    nothing, least = np.zeros(1, dtype=np.bool_), np.zeros(1, dtype=np.int64)
+    for tick in range(ticks):
+        newest = np.array([load[max(tick - 1, 0)]])
+        batched.step(tick, peaks[tick : tick + 1], newest, unlimited(1), nothing, least)
+    assert batched.floors[0].tolist() == whole.tolist()

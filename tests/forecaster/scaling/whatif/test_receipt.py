@@ -7,8 +7,9 @@ import pytest
 
 from forecaster.domain import FloatArray
 from forecaster.scaling.whatif import hours, peaks
+from forecaster.scaling.whatif.play import play
 from forecaster.scaling.whatif.receipt import EQUAL_COST, Receipt, receipt_of
-from forecaster.scaling.whatif.settings import Floors, Setting
+from forecaster.scaling.whatif.settings import HPAS, Floors, Setting, service_of
 from forecaster.scaling.whatif.trial import Trial
 from models.artifact import bundled
 from models.fits import FitCache
@@ -93,7 +94,8 @@ def test_settings_are_chosen_without_a_look_at_the_test_part(one: Trial, receipt
     assert [(pair.policy, pair.at, pair.words) for pair in again.pairs] == [
         (pair.policy, pair.at, pair.words) for pair in receipt.pairs
     ]
-    assert [row.words for row in again.rows] == [row.words for row in receipt.rows]
+    chosen = [[row.words for row in each.rows if "hindsight" not in row.policy] for each in (again, receipt)]
+    assert chosen[0] == chosen[1]
 
 
 def test_each_policy_has_its_row_and_each_pair_keeps_its_limit_on_training(receipt: Receipt) -> None:
@@ -108,13 +110,31 @@ def test_each_policy_has_its_row_and_each_pair_keeps_its_limit_on_training(recei
         "forecaster",
         "forecaster_free",
         "forecaster_safety",
+        "forecaster_safer",
         "oracle",
+    } | {
+        f"hindsight_hpa_{policy.removeprefix('forecaster_')}"
+        for policy, one in receipt.hindsight.items()
+        if one.figures is not None
     }
     for pair in receipt.pairs:
         if pair.at == EQUAL_COST:
             assert pair.training.replica_hours <= tuned.training.replica_hours * (1 + 1e-9)
             if pair.policy != "fresh_hpa":  # the tuned HPA is among what the others may choose
                 assert pair.training.time_above_capacity <= tuned.training.time_above_capacity
+
+
+def test_the_hpa_of_hindsight_is_as_safe_and_no_other_one_that_is_costs_less(one: Trial, receipt: Receipt) -> None:
+    played = play(one, [service_of(one, setting) for setting in HPAS], [None] * len(HPAS), "test")
+    for policy, found in receipt.hindsight.items():
+        ours = receipt.row(policy).figures
+        as_safe = [
+            cost for time, cost in zip(played.upt(), played.cost(), strict=True) if time <= ours.time_above_capacity
+        ]
+        assert (found.figures is None) == (not as_safe)
+        if found.figures is not None:
+            assert found.figures.replica_hours == pytest.approx(min(as_safe))
+            assert found.change == pytest.approx(ours.replica_hours / min(as_safe) - 1)
 
 
 def test_what_the_default_does_is_calm(receipt: Receipt) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from forecaster.errors import InputError
+from forecaster.scaling.hpa import Policy, Rules, with_defaults
+from forecaster.scaling.whatif.play import play
 from forecaster.scaling.whatif.trial import DAY, Hpa, trial_of
 from tests.forecaster.scaling.whatif.loads import A_DAY, STEP, daily, times, trial
 
@@ -55,3 +58,14 @@ def test_the_parts_are_cut_at_60_per_cent_with_at_most_10_and_14_days() -> None:
 def test_a_load_that_was_cut_at_its_top_is_marked() -> None:
     assert trial(np.minimum(daily(5), 1_500.0)).saturated_share > 0.2
     assert trial(daily(5)).saturated_share < 0.02
+
+
+def test_a_behavior_stays_with_the_users_hpa_and_makes_a_difference() -> None:
+    slow = with_defaults(Rules(policies=(Policy("Pods", 1, 60.0),)), None)
+    plain = trial(daily(3))
+    own = replace(plain, hpa=replace(plain.hpa, behavior=slow))
+    assert own.service(target=50, stabilization=60.0).behavior == replace(
+        slow, scale_down=replace(slow.scale_down, stabilization_window_seconds=60.0)
+    )
+    without, with_it = (play(one, [one.service()], [None], "test").of(0) for one in (plain, own))
+    assert with_it.unmet_load > without.unmet_load
