@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
@@ -220,12 +221,9 @@ def _gap(rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int)
     )
 
 
-def _cost(share: float) -> Callable[[Generator, Observed, FloatArray, int, int], Observed]:
-    def inject(rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int) -> Observed:
-        during = (np.arange(len(one.times)) >= onset) & (np.arange(len(one.times)) < end)
-        return _working(one, np.where(during, 1 + share, 1.0))
-
-    return inject
+def _dearer(share: float, rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int) -> Observed:
+    during = (np.arange(len(one.times)) >= onset) & (np.arange(len(one.times)) < end)
+    return _working(one, np.where(during, 1 + share, 1.0))
 
 
 def _bad_pod(rng: Generator, one: Observed, noise: FloatArray, onset: int, end: int) -> Observed:
@@ -244,9 +242,9 @@ KINDS = (
     Kind("none", "load", _none, None),
     Kind("leak", "memory", _leak, None),
     Kind("level_shift", "load", _level_shift, None),
-    Kind("cpu_per_request_10", "cpu", _cost(0.1), None, in_time=30 * MINUTE),
-    Kind("cpu_per_request_20", "cpu", _cost(0.2), None, in_time=30 * MINUTE),
-    Kind("cpu_per_request_40", "cpu", _cost(0.4), None, in_time=30 * MINUTE),
+    Kind("cpu_per_request_10", "cpu", partial(_dearer, 0.1), None, in_time=30 * MINUTE),
+    Kind("cpu_per_request_20", "cpu", partial(_dearer, 0.2), None, in_time=30 * MINUTE),
+    Kind("cpu_per_request_40", "cpu", partial(_dearer, 0.4), None, in_time=30 * MINUTE),
     Kind("spike", "load", _spike, 5 * MINUTE),
     Kind("dip", "load", _dip, 5 * MINUTE),
     Kind("variance", "load", _variance, 12 * HOUR),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,10 @@ def test_a_detector_of_one_series_sees_each_pod() -> None:
             return np.nan_to_num(values)
 
     np.testing.assert_array_equal(scores_of(Last(), observed, "pods"), np.nanmax(observed.pods, axis=0))
+
+
+def test_kinds_travel_to_other_processes() -> None:
+    for kind in KINDS:
+        again = pickle.loads(pickle.dumps(kind))
+        here, there = run_of(kind, 3, 0).observed, run_of(again, 3, 0).observed
+        np.testing.assert_array_equal(here.cpu, there.cpu)
