@@ -337,7 +337,7 @@ def _one(one: Receipt, price: float | None) -> str:
 def _beside(pair: Pair) -> str:
     change = pair.change
     return (
-        f"    {pair.policy:<16} {pair.at.replace('_', ' '):<10}  time above capacity {_percent(change.time)} "
+        f"    {pair.policy:<18} {pair.at.replace('_', ' '):<10}  time above capacity {_percent(change.time)} "
         f"{_span(change.time_interval)}, replica-hours {_percent(change.cost)} {_span(change.cost_interval)}"
     )
 
@@ -348,13 +348,13 @@ def all_text(told: Told) -> str:
         "Equal cost: time above capacity, median [90 % interval over series] (pooled);",
         "replica-hours; both: no dearer than +2 % and time halved.",
         "Equal risk: replica-hours; share of the gap to the oracle that is closed.",
-        f"  {'start-up':>8} {'group':<8} {'policy':<16} {'n':>3}  {'time above capacity':<30} {'cost':>6} {'both':>9}  "
+        f"  {'start-up':>8} {'group':<8} {'policy':<18} {'n':>3}  {'time above capacity':<30} {'cost':>6} {'both':>9}  "
         f"{'events':>6} {'revers.':>7}  {'cost':>6} {'gap':>6}",
     ]
     for start_up, kind, policy, s in summaries(told):
         time = f"{_percent(s.time_median)} {_span(s.time_interval)} ({_percent(s.time_pooled)})"
         lines.append(
-            f"  {start_up:>6} s {kind:<8} {policy:<16} {s.series:>3}  {time:<30} {_percent(s.time_cost_median):>6} "
+            f"  {start_up:>6} s {kind:<8} {policy:<18} {s.series:>3}  {time:<30} {_percent(s.time_cost_median):>6} "
             f"{s.both:>3} of {s.series:<3} {s.events_median:>5.1f}x {s.reversals_median:>6.1f}x  "
             f"{_percent(s.risk_cost_median):>6} {_percent(s.gap_closed):>6}"
         )
