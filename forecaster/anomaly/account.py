@@ -137,16 +137,12 @@ def digits(one: Account) -> Digits:
     )
     made = follow.follow(AnomalyState(one.state), seen, given.per_week, given.step_seconds)
     after = made.state.rows.arrays
-    threshold = budget.mixed(
-        np.asarray(after["maxima"], dtype=np.float64), np.array([given.per_week]), np.array([given.pool])
-    )
-    threshold = np.where(budget.is_young(after), budget.YOUNG, 1.0) * threshold
     return Digits(
         given.observed,
         float(made.low[0]),
         float(made.high[0]),
         float(made.score[0]),
-        float(budget.moved(threshold, np.array([given.factor]))[0]),
+        budget.recomputed(after, given.per_week, given.pool, given.factor),
     )
 
 

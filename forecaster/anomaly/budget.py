@@ -149,6 +149,12 @@ def moved(threshold: FloatArray, factor: FloatArray) -> FloatArray:
     return np.asarray(np.maximum(threshold - np.log10(factor), LEAST_THRESHOLD))
 
 
+def recomputed(state: Arrays, per_week: float, pool: float, factor: float) -> float:
+    """The threshold of the one row of `state` from its own days, the fleet's word `pool`, and what feedback says."""
+    own = mixed(np.asarray(state["maxima"], dtype=np.float64), np.array([per_week]), np.array([pool]))
+    return float(moved(in_force({**state, "threshold": own}), np.array([factor]))[0])
+
+
 def is_young(state: Arrays) -> BoolArray:
     """(row,) rows whose own scores are not known for half a day."""
     seen = np.asarray(state["day_seen"], dtype=np.float64)

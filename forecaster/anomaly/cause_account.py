@@ -165,17 +165,13 @@ def digits(one: Account) -> Digits:
     )
     made = causes.follow(one.state, seen, given.per_week * len(causes.KINDS), given.step_seconds)
     after = causes.watched_by(made.state.rows.arrays, given.kind)
-    threshold = budget.mixed(
-        np.asarray(after["maxima"], dtype=np.float64), np.array([given.per_week]), np.array([given.pool])
-    )
-    threshold = np.where(budget.is_young(after), budget.YOUNG, 1.0) * threshold
     look = made.looks[given.kind]
     return Digits(
         float(look.observed[0]),
         float(look.low[0]),
         float(look.high[0]),
         max(float(look.score[0]), given.highest),
-        float(budget.moved(threshold, np.array([given.factor]))[0]),
+        budget.recomputed(after, given.per_week, given.pool, given.factor),
     )
 
 
