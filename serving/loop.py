@@ -263,11 +263,13 @@ class Loop:
                 "cycle failed: failures=%d why=%s", self._health.failures, said, exc_info=said != self._failing
             )
             self._failing = said
-        if self._store is not None:
-            saving = self._clocks.monotonic()
-            self.save()
-            self._health.save_seconds = self._clocks.monotonic() - saving
-        self._health.finished_first = True  # what is ready has saved: a kill from here on loses nothing of it
+        try:
+            if self._store is not None:
+                saving = self._clocks.monotonic()
+                self.save()
+                self._health.save_seconds = self._clocks.monotonic() - saving
+        finally:
+            self._health.finished_first = True  # what is ready has saved: a kill from here on loses nothing of it
 
     def save(self, last: bool = False) -> None:
         """What is due goes to the store. `last`: everything."""

@@ -309,7 +309,10 @@ class Service:
         """What the first cycle would else wait for, then the cycles; only after the first is the service ready."""
         from forecaster.anomaly import statistics
 
-        statistics.warm_up()
+        try:
+            statistics.warm_up()
+        except Exception:  # the first cycle tries it again, and says what becomes of it
+            logger.exception("warming up failed")
         loop.run()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from forecaster.anomaly import budget
 from forecaster.anomaly.causes import Pods
 from forecaster.domain import LOAD, FloatArray, SeriesKey
 from forecaster.watch import Watch
@@ -97,3 +98,19 @@ def test_a_pod_unlike_its_siblings_is_found_by_the_cycle_s_rows() -> None:
         watch.step(T0 + (j + 1) * STEP, observed(j, 0.0), limits, ready, quiet, quiet, pods)
     found = [one for one in watch.open_incidents() if one.kind == "peer"]
     assert [(one.workload, one.role) for one in found] == [("shop", "cpu")] and "shop-2" in found[0].sentence
+
+
+def test_half_of_the_budget_goes_to_causes_where_a_workload_has_resources_and_nowhere_else() -> None:
+    assert budget.beside_causes(KEYS, 1.0, 0.5).tolist() == [0.5, 0.5, 1.0, 0.5]
+    shares = budget.shares(KEYS, budget.beside_causes(KEYS, 1.0, 0.5))
+    assert shares.tolist() == pytest.approx([0.5 / 3, 0.5 / 3, 1.0, 0.5 / 3])
+
+
+def test_another_budget_is_spent_from_the_next_step_on() -> None:
+    watch = watched(3 * DAY, leak=0.0)
+    assert watch.found is not None
+    before = watch.found.looks["usage_per_load"].threshold
+    watch.spend(10.0)
+    walk(watch, 3 * DAY, leak=0.0)
+    assert watch.found is not None
+    assert (watch.found.looks["usage_per_load"].threshold < before).all()
