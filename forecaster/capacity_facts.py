@@ -7,7 +7,6 @@ it, come from the history. What it means is forecaster.scaling.learned_capacity'
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from forecaster.domain import BoolArray, FloatArray, IntArray, Samples
+from forecaster.cluster_facts import Target, by_pod
+from forecaster.domain import BoolArray, FloatArray, IntArray
 from forecaster.ports import MetricSource
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.scaling.learned_capacity import Full, Learned, learned
@@ -27,8 +27,6 @@ KEPT = timedelta(days=1)  # a capacity outlives what it was learned from so long
 AT_ONCE = 20  # targets a step
 _RATE_SECONDS = 300
 _PODS = {"Deployment": "-[a-z0-9]+-[a-z0-9]{5}", "StatefulSet": "-[0-9]+"}  # what their pods' names end with
-
-Target = tuple[str, str, str]  # namespace, kind, name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,10 +180,10 @@ def _full(source: MetricSource, at: datetime, kind: str, targets: Sequence[Targe
     """(namespace, name) -> what one pod may use: the median over its pods, of containers that all have a limit."""
     pods, per_pod = _pods_of(kind, targets), "by (namespace, pod)"
     cpu = f'{{resource="cpu", {pods}}}'
-    containers = _by_pod(source.instant(f"count {per_pod} (kube_pod_container_info{{{pods}}})", at))
-    limited = _by_pod(source.instant(f"count {per_pod} (kube_pod_container_resource_limits{cpu})", at))
-    limits = _by_pod(source.instant(f"sum {per_pod} (kube_pod_container_resource_limits{cpu})", at))
-    requests = _by_pod(source.instant(f"sum {per_pod} (kube_pod_container_resource_requests{cpu})", at))
+    containers = by_pod(source.instant(f"count {per_pod} (kube_pod_container_info{{{pods}}})", at))
+    limited = by_pod(source.instant(f"count {per_pod} (kube_pod_container_resource_limits{cpu})", at))
+    limits = by_pod(source.instant(f"sum {per_pod} (kube_pod_container_resource_limits{cpu})", at))
+    requests = by_pod(source.instant(f"sum {per_pod} (kube_pod_container_resource_requests{cpu})", at))
     ends = re.compile(f"(.+){_PODS[kind]}")
     found: dict[tuple[str, str], tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for pod in limits.keys() | requests.keys():
@@ -198,14 +196,6 @@ def _full(source: MetricSource, at: datetime, kind: str, targets: Sequence[Targe
         if pod in requests:
             of[1].append(requests[pod])
     return {name: Full(_median(limit), _median(request)) for name, (limit, request) in found.items()}
-
-
-def _by_pod(answer: Samples) -> dict[tuple[str, str], float]:
-    return {
-        (labels.get("namespace", ""), labels.get("pod", "")): float(value)
-        for labels, value in zip(answer.labels, answer.values[:, 0], strict=True)
-        if math.isfinite(value)
-    }
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -123,13 +123,13 @@ def read_lead_times(source: MetricSource, at: datetime) -> dict[Target, tuple[ti
     )
     if not owners.labels:
         return {}
-    created = _by_pod(source.instant(f"min by ({pod}) (last_over_time(kube_pod_created{span}))", at))
-    ready = _by_pod(source.instant(f"min by ({pod}) (min_over_time(kube_pod_status_ready_time{span}))", at))
+    created = by_pod(source.instant(f"min by ({pod}) (last_over_time(kube_pod_created{span}))", at))
+    ready = by_pod(source.instant(f"min by ({pod}) (min_over_time(kube_pod_status_ready_time{span}))", at))
     last: dict[tuple[str, str], float] = {}
     if created.keys() - ready.keys():
         # How long the pods that never were Ready were watched: until their last sample, to ten minutes (finer costs
         # Prometheus more than it tells us).
-        last = _by_pod(source.instant(f"max by ({pod}) (max_over_time(timestamp(kube_pod_created)[14d:10m]))", at))
+        last = by_pod(source.instant(f"max by ({pod}) (max_over_time(timestamp(kube_pod_created)[14d:10m]))", at))
     durations: dict[Target, list[tuple[float, bool]]] = defaultdict(list)
     now = at.timestamp()
     for labels in owners.labels:
@@ -214,7 +214,8 @@ def _scale_targets(answer: Samples) -> dict[str, Target]:
     return found
 
 
-def _by_pod(answer: Samples) -> dict[tuple[str, str], float]:
+def by_pod(answer: Samples) -> dict[tuple[str, str], float]:
+    """(namespace, pod) -> value, of an instant answer; what is no number is left out."""
     return {
         (labels.get("namespace", ""), labels.get("pod", "")): float(value)
         for labels, value in zip(answer.labels, answer.values[:, 0], strict=True)

@@ -233,6 +233,7 @@ class History:
         self._facts = ClusterFacts()
         self._lessons = CapacityFacts()
         self._pods: dict[tuple[str, str], tuple[int, float]] = {}  # (row's text, pod) -> (last seen, usage at the head)
+        self._pods_laid: tuple[_Layout, Pods] | None = None
         self._capacity: dict[str, tuple[float, float]] = {}  # workload -> (value, when)
         self._skew = 0.0
         self._known_skew: float | None = None
@@ -886,48 +887,46 @@ class History:
     def _learn_capacity(self, asking: _Asking, at: datetime) -> None:
         """Capacities that nobody wrote down, a few at a time, once their history is there."""
         wanted = [
-            work.name
+            (entry, labels, work)
             for entry in self._entries
-            for work in entry.workloads.values()
+            for labels, work in entry.workloads.items()
             if work.scale is not None and work.scale.capacity_per_replica is None and work.scale.capacity_query is None
         ]
-        self._lessons.keep(wanted)
-        if bool(getattr(asking.source, "slowed", False)) or not any(self._lessons.due(name, at) for name in wanted):
+        self._lessons.keep([work.name for _, _, work in wanted])
+        due = [one for one in wanted if self._lessons.due(one[2].name, at)]
+        if not due or bool(getattr(asking.source, "slowed", False)):
             return
         try:
-            self._lessons.read(asking, at, self._lessons_of(set(wanted), at))
+            self._lessons.read(asking, at, self._lessons_of(due))
         except SourceError as error:
             self._notices.append(Reason(error.reason, f"learning capacity: {error}"))
 
-    def _lessons_of(self, wanted: set[str], at: datetime) -> list[Lesson]:
+    def _lessons_of(self, due: Sequence[tuple[_Entry, Labels, Workload]]) -> list[Lesson]:
         assert self._coarse is not None
         columns = int(capacity_facts.SPAN.total_seconds()) // self._coarse_step
         times, values = self._coarse.times[-columns:], self._coarse.view()[:, -columns:]
         _, masked = self._masked()
         lessons: list[Lesson] = []
-        for entry in self._entries:
-            for labels, workload in entry.workloads.items():
-                scale, row = workload.scale, entry.series[0].row_of.get(labels)
-                if workload.name not in wanted or scale is None or row is None:
-                    continue
-                if not self._lessons.due(workload.name, at):
-                    continue
-                facts = self._facts.facts.get(f"{scale.namespace}/{scale.hpa}")
-                own = self._own_cpu(entry, labels)
-                target = None if facts is None or facts.scale_target is None else facts.scale_target
-                limit = None if own is None else float(self._table["limit"][own])
-                lessons.append(
-                    Lesson(
-                        workload=workload.name,
-                        scale_target=None if target is None else f"{scale.namespace}/{target}",
-                        times=times,
-                        load=values[row].astype(np.float64),
-                        masked=None if masked is None else masked[row, -columns:],
-                        usage=None if own is None else values[own].astype(np.float64),
-                        limit=limit if limit is not None and np.isfinite(limit) else None,
-                        ready=None if facts is None else facts.ready_replicas,
-                    )
+        for entry, labels, workload in due:
+            scale, row = workload.scale, entry.series[0].row_of.get(labels)
+            if scale is None or row is None:
+                continue
+            facts = self._facts.facts.get(f"{scale.namespace}/{scale.hpa}")
+            own = self._own_cpu(entry, labels)
+            target = None if facts is None else facts.scale_target
+            limit = None if own is None else float(self._table["limit"][own])
+            lessons.append(
+                Lesson(
+                    workload=workload.name,
+                    scale_target=None if target is None else f"{scale.namespace}/{target}",
+                    times=times,
+                    load=values[row].astype(np.float64),
+                    masked=None if masked is None else masked[row, -columns:],
+                    usage=None if own is None else values[own].astype(np.float64),
+                    limit=limit if limit is not None and np.isfinite(limit) else None,
+                    ready=None if facts is None else facts.ready_replicas,
                 )
+            )
         return lessons
 
     def _own_cpu(self, entry: _Entry, labels: Labels) -> int | None:
@@ -962,7 +961,7 @@ class History:
                 answer = self._quietly(asking, resource.per_pod, datetime.fromtimestamp(head, UTC))
                 if answer is not None:
                     self._take_pods(found, resource, series, answer, head)
-        self._pods = found
+        self._pods, self._pods_laid = found, None
 
     def _take_pods(
         self,
@@ -974,10 +973,8 @@ class History:
     ) -> None:
         of: dict[int, list[tuple[str, float]]] = defaultdict(list)
         for labels, value in zip(answer.labels, answer.values[:, 0].tolist(), strict=True):
-            row, name = (
-                series.row_of.get(_combination(labels, series.entry.spec.for_each)),
-                labels.get(resource.pod_label),
-            )
+            row = series.row_of.get(_combination(labels, series.entry.spec.for_each))
+            name = labels.get(resource.pod_label)
             if row is not None and name and math.isfinite(value):
                 of[row].append((name, value))
         for row, pods in of.items():
@@ -988,6 +985,13 @@ class History:
             found.update({(self._rows[row].text, name): (head, value) for name, value in pods})
 
     def _pods_now(self) -> Pods:
+        """By the rows as they are now; made once a step, for that is how often pods are read."""
+        layout = self._laid_out()
+        if self._pods_laid is None or self._pods_laid[0] is not layout:
+            self._pods_laid = layout, self._lay_pods()
+        return self._pods_laid[1]
+
+    def _lay_pods(self) -> Pods:
         if not self._pods:
             return NO_PODS
         rows = {row.text: i for i, row in enumerate(self._rows)}

@@ -148,7 +148,7 @@ def digits(one: Account) -> Digits:
 
 def own_days(one: Account) -> int:
     """Days of own scores that the threshold rests on."""
-    return int((~np.isnan(np.asarray(one.state.arrays["maxima"], dtype=np.float64))).sum())
+    return budget.own_days(one.state.arrays)
 
 
 def different(told: Incident | Part, again: Digits) -> list[str]:

@@ -155,6 +155,11 @@ def recomputed(state: Arrays, per_week: float, pool: float, factor: float) -> fl
     return float(moved(in_force({**state, "threshold": own}), np.array([factor]))[0])
 
 
+def own_days(state: Arrays) -> int:
+    """Days of own scores that the threshold of the one row of `state` rests on."""
+    return int((~np.isnan(np.asarray(state["maxima"], dtype=np.float64))).sum())
+
+
 def is_young(state: Arrays) -> BoolArray:
     """(row,) rows whose own scores are not known for half a day."""
     seen = np.asarray(state["day_seen"], dtype=np.float64)

@@ -64,14 +64,15 @@ def accounts(
     pools: dict[str, tuple[FloatArray, FloatArray]] = {}
     for (kind, key), one in found.state.open.items():
         old = before.open.get((kind, key))
-        same = old is not None and old.id == one.id
-        if same and old is not None and _told(old) == _told(one):
+        if old is not None and old.id != one.id:
+            old = None
+        if old is not None and _told(old) == _told(one):
             continue
         if kind not in pools:
             shares = budget.shares(keys, causes.share_of(per_week))
             maxima = np.asarray(causes.watched_by(found.state.rows.arrays, kind)["maxima"], dtype=np.float64)
             pools[kind] = shares, budget.pooled(maxima, shares, step_seconds)
-        highest = old.score if same and old is not None else 0.0
+        highest = 0.0 if old is None else old.score
         out[one.id] = _record(before, seen, found, (kind, key, row_of[key]), pools[kind], step_seconds, highest)
     return out
 
@@ -177,5 +178,4 @@ def digits(one: Account) -> Digits:
 
 def own_days(one: Account) -> int:
     """Days of own scores that the threshold rests on."""
-    maxima = causes.watched_by(one.state.rows.arrays, one.inputs.kind)["maxima"]
-    return int((~np.isnan(np.asarray(maxima, dtype=np.float64))).sum())
+    return budget.own_days(causes.watched_by(one.state.rows.arrays, one.inputs.kind))

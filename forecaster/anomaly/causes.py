@@ -106,8 +106,7 @@ def start(keys: Sequence[str], before: CausesState | None = None) -> CausesState
     rows = before.rows.aligned(keys, blank())
     if rows is before.rows:
         return before
-    anew = {f"{_WATCH}.{kind}.threshold": np.full(len(rows.keys), math.nan) for kind in KINDS}
-    return replace(before, rows=Rows(rows.keys, {**rows.arrays, **anew}))
+    return with_other_budget(replace(before, rows=rows))  # what the pool of the fleet says changes with the fleet
 
 
 def with_other_budget(state: CausesState) -> CausesState:
@@ -118,7 +117,7 @@ def with_other_budget(state: CausesState) -> CausesState:
 
 def as_expected(state: CausesState, ids: Collection[str], now: int) -> tuple[CausesState, tuple[Incident, ...]]:
     """(state, closed): open incidents in `ids` are as people expect them; their rows stand as after acceptance."""
-    gone = {key: one for key, one in state.open.items() if one.id in ids}
+    still, gone = incidents.expected(state.open, ids, now)
     if not gone:
         return state, ()
     arrays = dict(state.rows.arrays)
@@ -127,10 +126,7 @@ def as_expected(state: CausesState, ids: Collection[str], now: int) -> tuple[Cau
         status, since = f"{_WATCH}.{kind}.status", f"{_WATCH}.{kind}.status_at"
         arrays[status] = np.where(rows, int(incidents.Status.ACCEPTED), arrays[status])
         arrays[since] = np.where(rows, float(now), np.asarray(arrays[since], dtype=np.float64))
-    at = datetime.fromtimestamp(now, UTC)
-    closed = tuple(replace(one, closed_at=at, sentence=f"{one.sentence}; expected") for one in gone.values())
-    still = {key: one for key, one in state.open.items() if key not in gone}
-    return replace(state, rows=Rows(state.rows.keys, arrays), open=still), closed
+    return replace(state, rows=Rows(state.rows.keys, arrays), open=still), tuple(gone.values())
 
 
 def follow(

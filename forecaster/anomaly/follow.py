@@ -236,17 +236,14 @@ def as_expected(state: AnomalyState, ids: Collection[str], now: int) -> tuple[An
 
     Their rows stand as after acceptance: no alarm as long as the level stays.
     """
-    gone = {key: one for key, one in state.open.items() if one.id in ids}
+    still, gone = incidents.expected(state.open, ids, now)
     if not gone:
         return state, ()
     rows = np.array([key in gone for key in state.rows.keys], dtype=np.bool_)
     arrays = dict(state.rows.arrays)
     arrays["status"] = np.where(rows, int(incidents.Status.ACCEPTED), arrays["status"])
     arrays["status_at"] = np.where(rows, float(now), np.asarray(arrays["status_at"], dtype=np.float64))
-    at = datetime.fromtimestamp(now, UTC)
-    closed = tuple(replace(one, closed_at=at, sentence=f"{one.sentence}; expected") for one in gone.values())
-    still = {key: one for key, one in state.open.items() if key not in gone}
-    return replace(state, rows=Rows(state.rows.keys, arrays), open=still), closed
+    return replace(state, rows=Rows(state.rows.keys, arrays), open=still), tuple(gone.values())
 
 
 def _unrest(parts: FloatArray, spoke: IntArray, against: FloatArray) -> FloatArray:

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 
 from forecaster.domain import BoolArray, FloatArray, Incident, IntArray
 from forecaster.rows import Arrays
+
+K = TypeVar("K")
 
 ELEVATED = 2.0  # score from which an onset is dated
 CALM = 1.0  # p > 0.1
@@ -154,6 +158,19 @@ def opened_incident(
         threshold=threshold,
     )
     return replace(incident, sentence=sentence(incident))
+
+
+def expected(
+    open_: Mapping[K, Incident], ids: Collection[str], now: int
+) -> tuple[dict[K, Incident], dict[K, Incident]]:
+    """(still, gone): open incidents in `ids` are as people expect them, and are closed at `now`."""
+    at = datetime.fromtimestamp(now, UTC)
+    gone = {
+        key: replace(one, closed_at=at, sentence=f"{one.sentence}; expected")
+        for key, one in open_.items()
+        if one.id in ids
+    }
+    return {key: one for key, one in open_.items() if key not in gone}, gone
 
 
 def severity(score: float, threshold: float) -> str:

@@ -255,8 +255,7 @@ def _robust(x: FloatArray, u: FloatArray) -> tuple[float, float, FloatArray]:
     Where the load per replica hardly varies, a cannot be told from k x, and is taken for 0: that makes the capacity
     too low, never too high, as long as replicas are not full.
     """
-    low, high = np.quantile(x, (0.1, 0.9))
-    through_zero = high < _NARROW * max(low, 1e-12)
+    through_zero = _is_narrow(x)
     weight = np.ones(len(x))
     idle, slope = 0.0, 1.0
     for _ in range(_ROUNDS):
@@ -265,6 +264,11 @@ def _robust(x: FloatArray, u: FloatArray) -> tuple[float, float, FloatArray]:
         scale = max(1.4826 * float(np.median(off)), 1e-9 * float(np.median(u)))
         weight = np.minimum(1.0, _HUBER * scale / np.maximum(off, 1e-300))
     return idle, slope, weight
+
+
+def _is_narrow(x: FloatArray) -> bool:
+    low, high = np.quantile(x, (0.1, 0.9))
+    return bool(high < _NARROW * max(low, 1e-12))
 
 
 def _least_squares(x: FloatArray, u: FloatArray, weight: FloatArray, through_zero: bool) -> tuple[float, float]:
@@ -281,8 +285,7 @@ def _least_squares(x: FloatArray, u: FloatArray, weight: FloatArray, through_zer
 
 def _drawn(x: FloatArray, u: FloatArray, weight: FloatArray, block: IntArray) -> FloatArray:
     """(draw, 2) a and k of blocks drawn with replacement: neighbouring samples err together."""
-    low, high = np.quantile(x, (0.1, 0.9))
-    through_zero = bool(high < _NARROW * max(low, 1e-12))
+    through_zero = _is_narrow(x)
     numbers, place = np.unique(block, return_inverse=True)
     rng = np.random.default_rng(0)
     out = np.empty((_DRAWS, 2))

@@ -24,6 +24,7 @@ from forecaster.scaling.whatif import floors, peaks
 from forecaster.scaling.whatif.floors import TICKS_A_MINUTE
 from forecaster.scaling.whatif.peaks import LEVELS, Said
 from forecaster.scaling.whatif.settings import highest_load
+from forecaster.scaling.whatif.shadow import rules_of
 from forecaster.scaling.whatif.trial import DAY, Trial
 
 NONE, DEAD = "none", "dead"
@@ -178,17 +179,6 @@ def floors_under(trial: Trial, said: Said, column: int) -> tuple[IntArray, Float
         capacity=trial.capacity,
         lead_seconds=float(trial.start_up),
         asked=scale.risk,
-    )
-
-
-def rules_of(trial: Trial, scale: ScaleSpec) -> floors.FloorRules:
-    bounds = scale.bounds
-    return floors.FloorRules(
-        trial.hpa.min_replicas,
-        trial.hpa.max_replicas,
-        scale.hold.total_seconds(),
-        bounds.max_step_up_ratio,
-        bounds.max_step_down_ratio,
     )
 
 

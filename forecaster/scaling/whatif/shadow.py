@@ -91,7 +91,7 @@ def shadow_of(trial: Trial, peaks: FloatArray, log: Sequence[Issued], scale: Sca
             f"load, {LEAST_SECONDS / 3600:.0f} h are needed: let `serve` run on, or name its store in the configuration"
         )
     span = slice(int(places[0]), len(times))
-    rules = _rules(trial, scale)
+    rules = rules_of(trial, scale)
     promised = _promised(trial, peaks, scale, rules)
     recorded = np.minimum(np.maximum(floor, rules.users_own), rules.most)
     judged = _judged(stood, trial.start_up)
@@ -132,7 +132,8 @@ def standing(log: Sequence[Issued], times: IntArray, every: float, users_own: in
     return np.where(stood, said[np.maximum(place, 0)], floor), stood
 
 
-def _rules(trial: Trial, scale: ScaleSpec) -> floors.FloorRules:
+def rules_of(trial: Trial, scale: ScaleSpec) -> floors.FloorRules:
+    """What of the configuration shapes the floors of a trial."""
     bounds = scale.bounds
     own, most = trial.hpa.min_replicas, trial.hpa.max_replicas
     return floors.FloorRules(
