@@ -446,7 +446,9 @@ def whatif(
             shadows = whatif_recorded.shadows(loaded.store, wanted)
     if faults:
         _faults(wanted, as_json)
-    told = receipts.told(wanted, price=price, detailed=html is not None, served=served, done=_progress("replaying"))
+    told = receipts.told(
+        wanted, price=price, detailed=html is not None, served=served, beside=True, done=_progress("replaying")
+    )
     told = replace(told, shadows=shadows)
     if html is not None:
         from serving import whatif_page

@@ -34,6 +34,7 @@ NETWORK_SECONDS = 300  # the network is asked so often: each step costs five tim
 _AT_ONCE = 32  # services whose days run side by side: memory
 _PROCESSES = 2  # a receipt is plain Python and small arrays: threads would wait for each other
 _WORTH_PROCESSES = 8  # services; below, starting processes costs more than they save
+_WORTH_ONE = 10_000  # steps of all services, for one more process that makes half of the forecasts: it starts in 1.5 s
 
 T = TypeVar("T")
 
@@ -139,15 +140,19 @@ def told(
     price: float | None = None,
     detailed: bool = False,
     served: bool = False,
+    beside: bool = False,
     done: Callable[[float], None] = lambda share: None,
 ) -> Told:
     """The receipts of all trials, in their order. `done` takes the share that is.
 
-    `served`: the risk dial is also played where load is seen as it was served, which takes minutes.
+    `served`: the risk dial is also played where load is seen as it was served, which takes minutes. `beside`: where one
+    process makes the receipts, a second one may make half of their forecasts.
     """
     points = detailed or len(wanted.trials) <= DETAILED
     receipts: dict[tuple[str, int], Receipt] = {}
-    for some in each_batch(batches(wanted.trials), partial(_made, points=points, served=served), done):
+    groups = batches(wanted.trials)
+    beside = beside and not _worth_processes(groups)
+    for some in each_batch(groups, partial(_made, points=points, served=served, beside=beside), done):
         receipts |= some
     done(1.0)
     ordered = [receipts[one.name, one.start_up] for one in wanted.trials]
@@ -178,7 +183,7 @@ def each_batch(
 
     `work` takes a group and, in this process alone, `done` for its progress.
     """
-    if min(len(group) for group in groups) < _WORTH_PROCESSES // _PROCESSES or len(groups) < _PROCESSES:
+    if not _worth_processes(groups):
         for number, group in enumerate(groups):
             yield work(group, done=_part(done, number, len(groups)))
         return
@@ -188,12 +193,20 @@ def each_batch(
             yield made
 
 
+def _worth_processes(groups: Sequence[list[Trial]]) -> bool:
+    return len(groups) >= _PROCESSES and min(len(group) for group in groups) >= _WORTH_PROCESSES // _PROCESSES
+
+
 def _made(
-    trials: Sequence[Trial], points: bool, served: bool, done: Callable[[float], None] = lambda share: None
+    trials: Sequence[Trial],
+    points: bool,
+    served: bool,
+    beside: bool,
+    done: Callable[[float], None] = lambda share: None,
 ) -> dict[tuple[str, int], Receipt]:
     if not served:
-        return _receipts(trials, points, done)
-    return _with_served(_receipts(trials, points, _between(done, 0.0, 0.3)), _between(done, 0.3, 1.0))
+        return _receipts(trials, points, beside, done)
+    return _with_served(_receipts(trials, points, beside, _between(done, 0.0, 0.3)), _between(done, 0.3, 1.0))
 
 
 def _with_served(
@@ -218,10 +231,44 @@ def mixture_of(
     trials: Sequence[Trial], start_ups: Sequence[int], done: Callable[[float], None] = lambda share: None
 ) -> list[Said]:
     """What the mixture of profile and network said of each trial; all of one step."""
-    every = max(NETWORK_SECONDS // trials[0].step, 1)
-    profile = peaks.replay(trials, Profile(cache=FitCache(renews=False)), start_ups, lambda share: done(0.5 * share))
-    network = peaks.replay(trials, _ByWindow(), start_ups, lambda share: done(0.5 + 0.5 * share), every)
-    return [peaks.averaged(one, other, every) for one, other in zip(profile, network, strict=True)]
+    profile = _of_profile(trials, start_ups, _between(done, 0.0, 0.5))
+    return _averaged(trials, profile, _of_network(trials, start_ups, _between(done, 0.5, 1.0)))
+
+
+def _of_profile(trials: Sequence[Trial], start_ups: Sequence[int], done: Callable[[float], None]) -> list[Said]:
+    return peaks.replay(trials, Profile(cache=FitCache(renews=False)), start_ups, done)
+
+
+def _of_network(
+    trials: Sequence[Trial], start_ups: Sequence[int], done: Callable[[float], None] = lambda share: None
+) -> list[Said]:
+    return peaks.replay(trials, _ByWindow(), start_ups, done, _every(trials))
+
+
+def _of_persistence(trials: Sequence[Trial], start_ups: Sequence[int]) -> list[Said]:
+    return peaks.replay(trials, Persistence(cache=FitCache(renews=False)), start_ups)
+
+
+def _averaged(trials: Sequence[Trial], profile: Sequence[Said], network: Sequence[Said]) -> list[Said]:
+    return [peaks.averaged(one, other, _every(trials)) for one, other in zip(profile, network, strict=True)]
+
+
+def _every(trials: Sequence[Trial]) -> int:
+    """The network is asked at each so-manieth step."""
+    return max(NETWORK_SECONDS // trials[0].step, 1)
+
+
+def _forecasts(
+    trials: Sequence[Trial], start_ups: Sequence[int], beside: bool, done: Callable[[float], None]
+) -> tuple[list[Said], list[Said]]:
+    """What the mixture and persistence said."""
+    if not beside or sum(one.end - one.first for one in trials) < _WORTH_ONE:
+        return mixture_of(trials, start_ups, done), _of_persistence(trials, start_ups)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        network = pool.submit(_of_network, trials, start_ups)
+        last = pool.submit(_of_persistence, trials, start_ups)
+        profile = _of_profile(trials, start_ups, done)
+        return _averaged(trials, profile, network.result()), last.result()
 
 
 class _ByWindow:
@@ -247,13 +294,12 @@ class _ByWindow:
 
 
 def _receipts(
-    trials: Sequence[Trial], points: bool, done: Callable[[float], None] = lambda share: None
+    trials: Sequence[Trial], points: bool, beside: bool, done: Callable[[float], None]
 ) -> dict[tuple[str, int], Receipt]:
     by_name = {one.name: one for one in reversed(trials)}
     start_ups = sorted({one.start_up for one in trials})
     singles = list(by_name.values())
-    ours = mixture_of(singles, start_ups, done)
-    last = peaks.replay(singles, Persistence(cache=FitCache(renews=False)), start_ups)
+    ours, last = _forecasts(singles, start_ups, beside, done)
     out = {}
     for one in trials:
         row, column = singles.index(by_name[one.name]), start_ups.index(one.start_up)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -142,3 +143,26 @@ def test_many_services_share_the_cores_and_get_the_same_receipts(
     assert [row[:2] for row in shared] == [row[:2] for row in alone]
     # products of matrices of other sizes round otherwise, in the seventh digit
     np.testing.assert_allclose([row[2] for row in shared], [row[2] for row in alone], rtol=2e-3)
+
+
+def test_a_second_process_for_half_of_the_forecasts_changes_no_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamps = (datetime.fromtimestamp(at, UTC).isoformat() for at in times(2).tolist())
+    path = tmp_path / "shop.csv"
+    path.write_text(
+        "timestamp,value\n" + "".join(f"{stamp},{value}\n" for stamp, value in zip(stamps, daily(2), strict=True))
+    )
+    wanted = whatif.from_files(path, False, (600,), whatif.Size(), False, "")
+    alone = report.as_dict(whatif.told(wanted))
+    monkeypatch.setattr(whatif, "_WORTH_ONE", 1)
+    started: list[int] = []
+
+    def process(count: int, context: object) -> ProcessPoolExecutor:
+        started.append(count)
+        return ProcessPoolExecutor(count, context)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(whatif, "ProcessPoolExecutor", process)
+    assert report.as_dict(whatif.told(wanted)) == alone and not started  # not where nobody allows it
+    assert report.as_dict(whatif.told(wanted, beside=True)) == alone
+    assert started == [1]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forecaster.cores import side_by_side
 from forecaster.domain import FloatArray, IntArray
 from forecaster.scaling.cluster import Service
 from forecaster.scaling.hpa import SYNC_SECONDS
@@ -86,10 +87,14 @@ def play_load(load: FloatArray, services: Sequence[Service], floors: Sequence[In
     load = load[ticks]
     days = [slice(begin, min(begin + A_DAY, len(load))) for begin in range(0, len(load), A_DAY)]
     sums = np.zeros((6, len(services), len(days)))
-    for first in range(0, len(services), _AT_ONCE):
-        some = range(first, min(first + _AT_ONCE, len(services)))
+    size = min(_AT_ONCE, max(-(-len(services) // 2), 1))
+
+    def one(first: int) -> None:
+        some = range(first, min(first + size, len(services)))
         taken = [None if floors[i] is None else np.asarray(floors[i])[ticks] for i in some]
         sums[:, some.start : some.stop] = _some([services[i] for i in some], load, taken, days)
+
+    side_by_side(one, range(0, len(services), size))
     seconds = np.array([(day.stop - day.start) * SYNC_SECONDS for day in days])
     return Played(seconds, *sums)
 
