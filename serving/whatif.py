@@ -254,14 +254,17 @@ def _averaged(trials: Sequence[Trial], profile: Sequence[Said], network: Sequenc
 
 
 def _every(trials: Sequence[Trial]) -> int:
-    """The network is asked at each so-manieth step."""
+    """After how many steps the network is asked again."""
     return max(NETWORK_SECONDS // trials[0].step, 1)
 
 
-def _forecasts(
-    trials: Sequence[Trial], start_ups: Sequence[int], beside: bool, done: Callable[[float], None]
+def forecasts_of(
+    trials: Sequence[Trial],
+    start_ups: Sequence[int],
+    beside: bool = False,
+    done: Callable[[float], None] = lambda share: None,
 ) -> tuple[list[Said], list[Said]]:
-    """What the mixture and persistence said."""
+    """(the mixture's, persistence's). `beside`: where it is worth it, in one more process than this."""
     if not beside or sum(one.end - one.first for one in trials) < _WORTH_ONE:
         return mixture_of(trials, start_ups, done), _of_persistence(trials, start_ups)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -299,7 +302,7 @@ def _receipts(
     by_name = {one.name: one for one in reversed(trials)}
     start_ups = sorted({one.start_up for one in trials})
     singles = list(by_name.values())
-    ours, last = _forecasts(singles, start_ups, beside, done)
+    ours, last = forecasts_of(singles, start_ups, beside, done)
     out = {}
     for one in trials:
         row, column = singles.index(by_name[one.name]), start_ups.index(one.start_up)

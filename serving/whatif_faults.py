@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from forecaster.scaling.whatif import faults, peaks
+from forecaster.scaling.whatif import faults
 from forecaster.scaling.whatif.faults import Outcome
 from forecaster.scaling.whatif.peaks import Said
 from forecaster.scaling.whatif.trial import Trial
-from models.fits import FitCache
-from models.persistence import Persistence
-from serving.whatif import Wanted, batches, each_batch, mixture_of
+from serving.whatif import Wanted, batches, each_batch, forecasts_of
 
 
 def outcomes(
@@ -31,7 +29,7 @@ def _of(
     start_ups = sorted({one.start_up for one in trials})
     singles = list({one.name: one for one in reversed(trials)}.values())
     loads = [singles, *([faults.changed(one, kind) for one in singles] for kind in faults.LOADS)]
-    said = [_both(some, start_ups) for some in loads]
+    said = [forecasts_of(some, start_ups) for some in loads]
     out: dict[tuple[str, int], tuple[Outcome, ...]] = {}
     for column, start_up in enumerate(start_ups):
         here = [one for one in trials if one.start_up == start_up]
@@ -55,11 +53,6 @@ def _of(
         for number, one in enumerate(here):
             out[one.name, start_up] = _told(made[number * each : (number + 1) * each])
     return out
-
-
-def _both(trials: Sequence[Trial], start_ups: Sequence[int]) -> tuple[list[Said], list[Said]]:
-    """(the mixture's, persistence's)."""
-    return mixture_of(trials, start_ups), peaks.replay(trials, Persistence(cache=FitCache(renews=False)), start_ups)
 
 
 def _told(made: Sequence[tuple[Trial, str, Any]]) -> tuple[Outcome, ...]:

@@ -87,7 +87,7 @@ def play_load(load: FloatArray, services: Sequence[Service], floors: Sequence[In
     load = load[ticks]
     days = [slice(begin, min(begin + A_DAY, len(load))) for begin in range(0, len(load), A_DAY)]
     sums = np.zeros((6, len(services), len(days)))
-    size = min(_AT_ONCE, max(-(-len(services) // 2), 1))
+    size = min(_AT_ONCE, max(-(-len(services) // 2), 1))  # in halves: two are played side by side
 
     def one(first: int) -> None:
         some = range(first, min(first + size, len(services)))
