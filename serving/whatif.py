@@ -232,7 +232,8 @@ def mixture_of(
 ) -> list[Said]:
     """What the mixture of profile and network said of each trial; all of one step."""
     profile = _of_profile(trials, start_ups, _between(done, 0.0, 0.5))
-    return _averaged(trials, profile, _of_network(trials, start_ups, _between(done, 0.5, 1.0)))
+    network = _of_network(trials, start_ups, _between(done, 0.5, 1.0))
+    return _averaged(profile, network, _every(trials))
 
 
 def _of_profile(trials: Sequence[Trial], start_ups: Sequence[int], done: Callable[[float], None]) -> list[Said]:
@@ -249,8 +250,8 @@ def _of_persistence(trials: Sequence[Trial], start_ups: Sequence[int]) -> list[S
     return peaks.replay(trials, Persistence(cache=FitCache(renews=False)), start_ups)
 
 
-def _averaged(trials: Sequence[Trial], profile: Sequence[Said], network: Sequence[Said]) -> list[Said]:
-    return [peaks.averaged(one, other, _every(trials)) for one, other in zip(profile, network, strict=True)]
+def _averaged(profile: Sequence[Said], network: Sequence[Said], every: int) -> list[Said]:
+    return [peaks.averaged(one, other, every) for one, other in zip(profile, network, strict=True)]
 
 
 def _every(trials: Sequence[Trial]) -> int:
@@ -258,20 +259,35 @@ def _every(trials: Sequence[Trial]) -> int:
     return max(NETWORK_SECONDS // trials[0].step, 1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Each:
+    """What each forecaster of a receipt said of each trial."""
+
+    profile: list[Said]
+    network: list[Said]  # NaN where it was not asked
+    persistence: list[Said]
+    every: int  # after how many steps the network was asked again
+
+    def mixture(self) -> list[Said]:
+        return _averaged(self.profile, self.network, self.every)
+
+
 def forecasts_of(
     trials: Sequence[Trial],
     start_ups: Sequence[int],
     beside: bool = False,
     done: Callable[[float], None] = lambda share: None,
-) -> tuple[list[Said], list[Said]]:
-    """(the mixture's, persistence's). `beside`: where it is worth it, in one more process than this."""
+) -> Each:
+    """Of trials of one step. `beside`: where it is worth it, in one more process than this."""
     if not beside or sum(one.end - one.first for one in trials) < _WORTH_ONE:
-        return mixture_of(trials, start_ups, done), _of_persistence(trials, start_ups)
+        profile = _of_profile(trials, start_ups, _between(done, 0.0, 0.5))
+        network = _of_network(trials, start_ups, _between(done, 0.5, 1.0))
+        return Each(profile, network, _of_persistence(trials, start_ups), _every(trials))
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        network = pool.submit(_of_network, trials, start_ups)
+        later = pool.submit(_of_network, trials, start_ups)
         last = pool.submit(_of_persistence, trials, start_ups)
         profile = _of_profile(trials, start_ups, done)
-        return _averaged(trials, profile, network.result()), last.result()
+        return Each(profile, later.result(), last.result(), _every(trials))
 
 
 class _ByWindow:
@@ -302,7 +318,8 @@ def _receipts(
     by_name = {one.name: one for one in reversed(trials)}
     start_ups = sorted({one.start_up for one in trials})
     singles = list(by_name.values())
-    ours, last = forecasts_of(singles, start_ups, beside, done)
+    each = forecasts_of(singles, start_ups, beside, done)
+    ours, last = each.mixture(), each.persistence
     out = {}
     for one in trials:
         row, column = singles.index(by_name[one.name]), start_ups.index(one.start_up)

@@ -9,7 +9,7 @@ from forecaster.scaling.whatif import faults
 from forecaster.scaling.whatif.faults import Outcome
 from forecaster.scaling.whatif.peaks import Said
 from forecaster.scaling.whatif.trial import Trial
-from serving.whatif import Wanted, batches, each_batch, forecasts_of
+from serving.whatif import Each, Wanted, batches, each_batch, forecasts_of
 
 
 def outcomes(
@@ -34,17 +34,14 @@ def _of(
     for column, start_up in enumerate(start_ups):
         here = [one for one in trials if one.start_up == start_up]
         places = [next(i for i, single in enumerate(singles) if single.name == one.name) for one in here]
-        cases: list[tuple[Trial, str, Said, Said]] = []  # under the load of the trial
+        cases: list[tuple[Trial, str, tuple[Said, ...]]] = []  # under the load of the trial
         for place in places:
             one = singles[place].starting_in(start_up)
-            ours, last = said[0][0][place], said[0][1][place]
-            begin = faults.onset(one)
-            cases.append((one, faults.NONE, ours, last))
-            cases += [(one, kind, faults.broken(ours, kind, begin, one.step), last) for kind in faults.FORECASTS]
+            cases += [(one, kind, chain) for kind, chain in _chains(one, said[0], place)]
             for number, kind in enumerate(faults.LOADS, start=1):
                 other = loads[number][place].starting_in(start_up)
-                cases.append((other, kind, said[number][0][place], said[number][1][place]))
-        used = faults.gated([one for one, *_ in cases], [one for _, _, one, _ in cases], [c[3] for c in cases], column)
+                cases.append((other, kind, _chain(said[number], place)))
+        used = faults.gated([one for one, *_ in cases], [chain for *_, chain in cases], column)
         made = [
             (one, kind, faults.floors_under(one, issued, column)[0])
             for (one, kind, *_), issued in zip(cases, used, strict=True)
@@ -53,6 +50,21 @@ def _of(
         for number, one in enumerate(here):
             out[one.name, start_up] = _told(made[number * each : (number + 1) * each])
     return out
+
+
+def _chains(trial: Trial, each: Each, place: int) -> list[tuple[str, tuple[Said, ...]]]:
+    """What the forecasters say where nothing fails, and under each fault of the forecasts."""
+    begin, profile, network = faults.onset(trial), each.profile[place], each.network[place]
+    out = [(faults.NONE, _chain(each, place))]
+    for kind, how in (*faults.MODEL.items(), *faults.BOTH.items()):
+        model = faults.broken(network, how, begin, trial.step)
+        other = faults.broken(profile, how, begin, trial.step) if kind in faults.BOTH else profile
+        out.append((kind, faults.chain_of(other, model, each.persistence[place], each.every)))
+    return out
+
+
+def _chain(each: Each, place: int) -> tuple[Said, ...]:
+    return faults.chain_of(each.profile[place], each.network[place], each.persistence[place], each.every)
 
 
 def _told(made: Sequence[tuple[Trial, str, Any]]) -> tuple[Outcome, ...]:

@@ -3,7 +3,8 @@
 A floor at the default dial, hold and step limits stands on the user's own HPA, as in production. Each fault begins at
 one moment of the test part and stays; what came before is sound. What defends is what defends a live service: the
 choice by measured skill with persistence behind it, the limit of new peaks, the dial, step limits, the end of a
-validity and the walk back. Pure; forecasts come from outside.
+validity and the walk back. The model that ships fails alone, with profile and persistence behind it, or together with
+the profile. Pure; forecasts come from outside.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from forecaster import skill
+from forecaster import blend, skill
 from forecaster.domain import BoolArray, FloatArray, Forecast, IntArray, ScaleSpec
+from forecaster.foresight import PROVEN, REFERENCE
 from forecaster.scaling import decision
 from forecaster.scaling.hpa import SYNC_SECONDS
 from forecaster.scaling.simulate import Simulation
@@ -28,9 +30,11 @@ from forecaster.scaling.whatif.shadow import rules_of
 from forecaster.scaling.whatif.trial import DAY, Trial
 
 NONE, DEAD = "none", "dead"
-FORECASTS = ("nan", "frozen", "x10", "x0", "late")  # the same load, another word of the forecaster
+WRONG = ("nan", "frozen", "x10", "x0", "late")  # the same load, another word
+MODEL = {f"model_{how}": how for how in WRONG}  # of the model that ships
+BOTH = {f"both_{how}": how for how in WRONG}  # of the model and the profile: persistence alone is left
 LOADS = ("regime_up", "regime_down", "incident")  # another load: forecasts are made anew on it
-KINDS = (NONE, DEAD, *FORECASTS, *LOADS)
+KINDS = (NONE, DEAD, *MODEL, *BOTH, *LOADS)
 ONSET = 0.25  # of the test part
 LATE_SECONDS = 3600
 DEAD_SECONDS = 2 * 3600  # of one death; then the service comes back
@@ -38,7 +42,9 @@ _BETWEEN_DEATHS = 31 * 3600  # so that each hour of the day gets its turn
 REGIMES = {"regime_up": 2.0, "regime_down": 0.5}
 _INCIDENT_DAYS, _INCIDENT_HOURS, _INCIDENT_RATIO = 7, (9, 13), 3.0
 MOST_TIME, MOST_COST, MOST_EXTRA = 0.001, 0.05, 0.5  # share of time, share of replica-hours, minutes for each death
-_CHAIN = skill.Chain(("forecaster", "persistence"), reference=1)
+_NAMES = (blend.NAME, *blend.PEAKS, REFERENCE)
+CHAIN = skill.Chain(_NAMES, _NAMES.index(REFERENCE), 0, _NAMES.index(PROVEN))  # the live one, less seasonal naives
+_SCORED = [LEVELS.index(level) for level in skill.LEVELS]
 _HORIZONS = np.array([1], dtype=np.int64)
 
 
@@ -86,60 +92,66 @@ def changed(trial: Trial, kind: str) -> Trial:
     return replace(trial, values=trial.values * ratio, load=trial.load * ticks)
 
 
-def broken(said: Said, kind: str, begin: int, step: int) -> Said:
-    """What the forecaster says from step `begin` on."""
-    medians, tops = said.medians.copy(), said.peaks.copy()
-    if kind in ("x10", "x0", "nan"):
-        factor = {"x10": 10.0, "x0": 0.0, "nan": math.nan}[kind]
+def broken(said: Said, how: str, begin: int, step: int) -> Said:
+    """What a forecaster says that fails from step `begin` on; one asked now and then says it when it is asked."""
+    if how in ("x10", "x0", "nan"):
+        factor = {"x10": 10.0, "x0": 0.0, "nan": math.nan}[how]
+        medians, tops = said.medians.copy(), said.peaks.copy()
         medians[begin:] *= factor
         tops[begin:] *= factor
-    elif kind == "frozen":
-        medians[begin:], tops[begin:] = medians[begin], tops[begin]
-    elif kind == "late":
-        back = LATE_SECONDS // step
-        places = np.maximum(np.arange(begin, len(tops)) - back, 0)
-        medians[begin:], tops[begin:] = said.medians[places], said.peaks[places]
-    return Said(medians, tops)
+        return Said(medians, tops)
+    steps = np.arange(len(said.peaks))
+    asked = peaks.asked_at(said)
+    known = np.maximum(np.minimum(steps, begin) if how == "frozen" else steps - LATE_SECONDS // step, 0)
+    places = np.where((steps >= begin) & (asked == steps), np.maximum(asked[known], 0), steps)
+    return Said(said.medians[places], said.peaks[places])
+
+
+def chain_of(profile: Said, network: Said, persistence: Said, every: int) -> tuple[Said, ...]:
+    """What the forecasters of CHAIN say, in its order. `network` was asked at each `every`-th step."""
+    mixture = peaks.averaged(profile, network, every)
+    return mixture, peaks.held(profile, network, every), profile, persistence
 
 
 # --- the choice by skill ---------------------------------------------------------------------------------------------
 
 
-def gated(trials: Sequence[Trial], ours: Sequence[Said], last: Sequence[Said], column: int) -> list[Said]:
+def gated(trials: Sequence[Trial], given: Sequence[Sequence[Said]], column: int) -> list[Said]:
     """Each row's forecast as the live choice by skill would have issued it, step by step; all of one step.
 
-    `last` is persistence's. `column`: of the windows of `ours` and `last`.
+    `given`: (row, forecaster of CHAIN). `column`: of their windows.
     """
     step, rows = trials[0].step, len(trials)
     steps = max(one.end - one.first for one in trials)
     window = int(peaks.windows_of(step, [trials[0].start_up])[0])
     windows = np.full(rows, window, dtype=np.int64)
     came = _padded([one.values[one.first : one.end] for one in trials], steps)
-    tops = [_padded([said.peaks[:, column] for said in one], steps) for one in (ours, last)]
-    available = np.stack([np.isfinite(top).all(axis=2) for top in tops], axis=2)
+    of_each = list(zip(*given, strict=True))  # (forecaster, row)
+    tops = [_padded([said.peaks[:, column, _SCORED] for said in some], steps) for some in of_each]
+    answered = [_padded([np.isfinite(said.peaks[:, column]).all(axis=1) for said in some], steps) for some in of_each]
+    available = np.stack(answered, axis=2) == 1.0
     known = np.arange(1, steps + 1, dtype=np.int64) * step + DAY  # time of each sample
-    state = skill.blank([str(row) for row in range(rows)], _CHAIN)
+    state = skill.blank([str(row) for row in range(rows)], CHAIN)
     picks = np.zeros((rows, steps), dtype=np.int64)
     reach = window + 2 * skill.PENDING
     for place in range(steps):
         if place:
             seen = slice(max(place - reach, 0), place)
-            state = skill.observe(state, _CHAIN, step, known[seen], came[:, seen])
-        picks[:, place], state = skill.choose(state, available[:, place], _CHAIN.first)
+            state = skill.observe(state, CHAIN, step, known[seen], came[:, seen])
+        picks[:, place], state = skill.choose(state, available[:, place], CHAIN.first, CHAIN.proven)
         now = place * step + DAY
         answers = [_answer(top[:, place], windows, step, now) for top in tops]
         state = skill.issue(state, answers, now)
-    out = []
-    for row, (one, other) in enumerate(zip(ours, last, strict=True)):
-        count = len(one.peaks)
-        taken = picks[row, :count] == 1
-        out.append(
-            Said(
-                np.where(taken[:, None], other.medians, one.medians),
-                np.where(taken[:, None, None], other.peaks, one.peaks),
-            )
-        )
-    return out
+    return [_picked(some, picks[row, : len(some[0].peaks)]) for row, some in enumerate(given)]
+
+
+def _picked(some: Sequence[Said], pick: IntArray) -> Said:
+    """Each step of the forecaster `pick` (step,); of the first where none answers."""
+    medians, tops = some[0].medians.copy(), some[0].peaks.copy()
+    for index, said in enumerate(some):
+        taken = pick == index
+        medians[taken], tops[taken] = said.medians[taken], said.peaks[taken]
+    return Said(medians, tops)
 
 
 def _padded(parts: Sequence[FloatArray], steps: int) -> FloatArray:
@@ -155,8 +167,8 @@ def _answer(peak: FloatArray, windows: IntArray, step: int, now: int) -> Forecas
         origin=datetime.fromtimestamp(now, UTC),
         step=timedelta(seconds=step),
         horizons=_HORIZONS,
-        levels=LEVELS,
-        values=np.zeros((rows, len(LEVELS), 1)),
+        levels=skill.LEVELS,
+        values=np.zeros((rows, len(skill.LEVELS), 1)),
         peak=peak,
         windows=windows,
         model=("",) * rows,

@@ -12,16 +12,20 @@ from forecaster.scaling.whatif import faults
 from forecaster.scaling.whatif.faults import Outcome
 from forecaster.scaling.whatif.trial import Trial
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Found = Sequence[tuple[Trial, tuple[Outcome, ...]]]
+_SAID = {
+    "nan": "NaN",
+    "frozen": "the same for ever",
+    "x10": "10 times too much",
+    "x0": "0",
+    "late": "the word of an hour ago",
+}
 WORDS = {
     "none": "nothing fails",
     "dead": "service dead for 2 h, each 31 h",
-    "nan": "forecaster says NaN",
-    "frozen": "forecaster says the same for ever",
-    "x10": "forecaster says 10 times too much",
-    "x0": "forecaster says 0",
-    "late": "forecaster is an hour late",
+    **{f"model_{how}": f"model says {_SAID[how]}" for how in faults.WRONG},
+    **{f"both_{how}": f"model and profile say {_SAID[how]}" for how in faults.WRONG},
     "regime_up": "load doubles for good",
     "regime_down": "load halves for good",
     "incident": "week before: 4 h a day at 3 times the load",

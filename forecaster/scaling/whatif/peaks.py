@@ -18,6 +18,7 @@ import numpy as np
 
 from forecaster import reanchor
 from forecaster.domain import (
+    BoolArray,
     Calendar,
     Context,
     FloatArray,
@@ -97,14 +98,32 @@ def averaged(one: Said, other: Said, every: int) -> Said:
 
     `other` was asked at each `every`-th step: until the next one its peaks keep their difference to those of `one`.
     """
-    away = other.peaks - one.peaks
-    asked = np.asarray(np.isfinite(other.peaks).all(axis=(1, 2)))
-    steps = np.arange(len(asked))
-    last = np.maximum.accumulate(np.where(asked, steps, -every))
-    counts = (last >= 0) & (steps - last < every)
-    half = 0.5 * np.where(counts[:, None, None], away[np.maximum(last, 0)], 0.0)
+    away, counts = _away(one, other, every)
+    half = 0.5 * np.where(counts, away, 0.0)
     moved = np.maximum.accumulate(one.peaks + half, axis=2)  # an old difference could make quantiles cross
     return Said(one.medians, moved.astype(np.float32))
+
+
+def held(one: Said, other: Said, every: int) -> Said:
+    """`other` at all steps, as `averaged` takes it, with the medians of `one`; NaN where it had nothing to say."""
+    away, counts = _away(one, other, every)
+    moved = np.maximum.accumulate(one.peaks + np.where(counts, away, np.nan), axis=2)
+    return Said(one.medians, moved.astype(np.float32))
+
+
+def _away(one: Said, other: Said, every: int) -> tuple[FloatArray, BoolArray]:
+    """(peaks of `other` less those of `one` when it was last asked, (step, 1, 1) whether that is still true)."""
+    away = other.peaks - one.peaks
+    steps = np.arange(len(away))
+    last = asked_at(other)
+    counts = (last >= 0) & (steps - last < every)
+    return away[np.maximum(last, 0)], counts[:, None, None]
+
+
+def asked_at(said: Said) -> IntArray:
+    """(step,) the newest step so far at which it answered; -1 before the first."""
+    answered: BoolArray = np.asarray(np.isfinite(said.peaks).all(axis=(1, 2)))
+    return np.asarray(np.maximum.accumulate(np.where(answered, np.arange(len(answered)), -1)), dtype=np.int64)
 
 
 class _Days:
