@@ -28,6 +28,7 @@ from forecaster.config_written import (
     share,
 )
 from forecaster.domain import Bounds, Mode, ResourceSpec, ScaleSpec, ScheduleWindow, WorkloadSpec
+from forecaster.scaling import raised_target as raised
 from forecaster.scaling.schedule import contradiction
 
 MAX_SERIES_OF_TEMPLATE = 1000
@@ -85,12 +86,6 @@ def _lead_time(value: object) -> timedelta | None:
     return None if value == "auto" else values.duration("1s", "15m")(value)
 
 
-def _managed(value: object) -> str:
-    if value == "target":
-        raise bad("is not in this release", "[minReplicas]; `forecaster generate --save` saves replicas instead")
-    return values.choice("minReplicas")(value)
-
-
 _CAPACITY_SCHEMA = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, TEXT]}
 _LEAD_TIME_SCHEMA = {"anyOf": [{"const": "auto"}, DURATION]}
 
@@ -131,10 +126,19 @@ class ScaleConfig(ConfigModel):
     hold: Annotated[timedelta, duration("300s", "1800s")] = timedelta(seconds=600)
     """How long the floor stays before it falls. Longer means fewer changes and more replica-hours."""
     manage: tuple[
-        Annotated[str, Written(_managed, "minReplicas", {"enum": ["minReplicas"]})],
+        Annotated[
+            str,
+            Written(
+                values.choice("minReplicas", "target"), "minReplicas or target", {"enum": ["minReplicas", "target"]}
+            ),
+        ],
         ...,
     ] = ("minReplicas",)
-    """Fields of the HPA that `mode: apply` may write. This release knows `minReplicas`."""
+    """Fields of the HPA that `mode: apply` may write: `minReplicas`, and with it, experimental, `target`, its CPU
+    target, raised while all is calm. It saves replica-hours; `forecaster generate --save` does so without a write."""
+    raised_target: Annotated[float | None, share(0.05, raised.MOST, "80% where `target` is managed")] = None
+    """CPU target while all is calm, as a share of the request. The HPA tolerates a tenth more than its target: 80 %
+    acts at 88 %. Not above the HPA's own changes nothing."""
     bounds: BoundsConfig = BoundsConfig()
     """Limits of our floor."""
     schedule: tuple[ScheduleConfig, ...] = ()
@@ -149,7 +153,15 @@ class ScaleConfig(ConfigModel):
     def _something_managed(cls, managed: tuple[str, ...]) -> tuple[str, ...]:
         if not managed:
             raise bad("is empty", "[minReplicas], or mode: recommend", "")
+        if "minReplicas" not in managed:  # a raised target without a floor would give head-room away for nothing
+            raise bad("lacks minReplicas", "[minReplicas, target]", "")
         return managed
+
+    @model_validator(mode="after")
+    def _raised_is_managed(self) -> Self:
+        if self.raised_target is not None and "target" not in self.manage:
+            raise bad("is not managed", "manage: [minReplicas, target], or leave it out", "", ("raisedTarget",))
+        return self
 
     @model_validator(mode="after")
     def _schedule_within_bounds(self) -> Self:
@@ -201,6 +213,7 @@ class ScaleConfig(ConfigModel):
                 for one in self.schedule
             ),
             valid_for=self.valid_for,
+            raised_target_ratio=(self.raised_target or raised.USUAL) if "target" in self.manage else None,
         )
 
 

@@ -80,6 +80,7 @@ class ScaleSpec:
     bounds: Bounds = field(default_factory=Bounds)
     schedule: tuple[ScheduleWindow, ...] = ()
     valid_for: timedelta | None = None  # None: max(5 min, 2 x lead time)
+    raised_target_ratio: float | None = None  # of the request, while all is calm; None: the target is not managed
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +219,8 @@ class HpaFacts:
     max_replicas: int | None = None
     current_replicas: int | None = None
     ready_replicas: int | None = None
-    target_ratio: float | None = None  # target utilization as a fraction
+    target_ratio: float | None = None  # target utilization as a fraction; the user's own while we hold it
+    cpu_target: int | None = None  # averageUtilization of its CPU metric, per cent; the user's own while we hold it
     target_average: float | None = None  # averageValue of its one metric of that type: load per replica it wants
     current_average: float | None = None  # of the same metric, now
     scale_target: str | None = None  # kind/name of scaleTargetRef
@@ -357,6 +359,7 @@ class Recommendation:
     candidates: tuple[Candidate, ...]
     bound_by: str  # the rule that had the last word
     reasons: tuple[Reason, ...]
+    raised_target: int | None = None  # per cent of the CPU request; None: the user's own target stands
 
     @property
     def valid_until(self) -> datetime:

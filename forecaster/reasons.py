@@ -41,6 +41,8 @@ class ReasonCode(StrEnum):
     CONFIG_INVALID = "config_invalid"
 
 
+CALM = (ReasonCode.HELD, ReasonCode.LEAD_TIME_UNKNOWN)  # with any other code no head-room is saved
+
 # What the code means, and what to do: one sentence each. The documentation page is generated from these.
 ADVICE: dict[ReasonCode, tuple[str, str]] = {
     ReasonCode.HISTORY_TOO_SHORT: (

@@ -149,6 +149,7 @@ def _check(
     oldest = _oldest(context.coarse.values, context.coarse.times)
     known = _known(context.coarse.values)
     refusals = {} if hpas is None else hpas.refusals()
+    target_refusals = {} if hpas is None else hpas.target_refusals()
     pods = _pods(cycle.reading)
     found = tuple(
         replace(
@@ -157,6 +158,7 @@ def _check(
                     status, published, facts, costs[status.workload.spec.load], oldest[status.row], known[status.row]
                 ),
                 refusals,
+                target_refusals if _raises(status.workload.scale) else {},
             ),
             pods=pods.get(status.workload.name, {}),
         )
@@ -225,12 +227,17 @@ def _schedule_above(scale: ScaleSpec | None, facts: HpaFacts | None) -> tuple[Re
     return (Reason(ReasonCode.MAX_REPLICAS_REACHED, said),)
 
 
-def _owned(found: Found, refusals: Mapping[str, str]) -> Found:
-    """With the reason why the actuator would leave its HPA alone, where it is asked to write."""
-    refusal = refusals.get(found.hpa or "")
-    if refusal is None or found.mode != Mode.APPLY.value:
+def _raises(scale: ScaleSpec | None) -> bool:
+    return scale is not None and scale.raised_target_ratio is not None
+
+
+def _owned(found: Found, refusals: Mapping[str, str], target_refusals: Mapping[str, str]) -> Found:
+    """With the reason why the actuator would leave its HPA or its CPU target alone, where it is asked to write."""
+    said = [one[found.hpa or ""] for one in (refusals, target_refusals) if (found.hpa or "") in one]
+    if not said or found.mode != Mode.APPLY.value:
         return found
-    return replace(found, reasons=(Reason(ReasonCode.OWNED_BY_OTHER, refusal), *found.reasons))
+    reasons = [Reason(ReasonCode.OWNED_BY_OTHER, one) for one in dict.fromkeys(said)]
+    return replace(found, reasons=(*reasons, *found.reasons))
 
 
 _NO_FLOOR = frozenset({ReasonCode.CAPACITY_UNKNOWN, ReasonCode.HPA_NOT_FOUND, ReasonCode.HPA_INVALID})

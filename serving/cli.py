@@ -221,6 +221,9 @@ def actuate(
     if_stale: Annotated[
         bool, typer.Option("--if-stale", help="With --restore: only if no actuator renews its lease.")
     ] = False,
+    only_targets: Annotated[
+        bool, typer.Option("--only-targets", help="With --restore: only CPU targets that we raised; floors stay.")
+    ] = False,
     stale_after: Annotated[str, typer.Option(help="With --if-stale: how long it must be silent.")] = "5m",
     as_json: Annotated[bool, typer.Option("--json", help="With --restore: machine-readable output.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
@@ -238,11 +241,11 @@ def actuate(
         logging.getLogger(name).setLevel(logging.WARNING)
     cluster = wiring.Cluster(None if kubeconfig is None else str(kubeconfig), context, own_namespace)
     scopes = tuple(dict.fromkeys(namespace)) if namespace else (None,)
-    if (if_stale or as_json) and not restore:
-        raise InputError("--if-stale and --json go with --restore")
+    if (if_stale or only_targets or as_json) and not restore:
+        raise InputError("--if-stale, --only-targets and --json go with --restore")
     if restore:
         code, text = wiring.restore(
-            cluster, scopes, if_stale, wiring.duration("--stale-after", stale_after), as_json, os.environ
+            cluster, scopes, if_stale, only_targets, wiring.duration("--stale-after", stale_after), as_json, os.environ
         )
         typer.echo(text)
         raise typer.Exit(code)

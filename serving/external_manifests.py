@@ -12,14 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forecaster.errors import InputError
-from forecaster.scaling.external_metric import MOST_TARGET_RATIO, ExternalMetric
+from forecaster.scaling import raised_target
+from forecaster.scaling.external_metric import ExternalMetric
+from serving.actuator import target
 from serving.actuator.policy import OWNERS, USERS_OWN
 
 Json = dict[str, Any]
 
 POLLING_SECONDS = 15  # as often as the HPA looks
 TOLERANCE_FROM = 10  # replicas from which the HPA's tolerance of 10 % hides a change by one
-_NOT_KEPT = ("kubectl.kubernetes.io/last-applied-configuration", USERS_OWN, OWNERS)
+_NOT_KEPT = (
+    "kubectl.kubernetes.io/last-applied-configuration",
+    USERS_OWN,
+    OWNERS,
+    target.USERS_OWN,
+    target.OWNERS,
+)
 _APPS = {"Deployment", "StatefulSet", "ReplicaSet"}
 
 
@@ -186,7 +194,7 @@ def _own_metrics(subject: Subject, metric: ExternalMetric, save: bool) -> list[J
             continue
         target = _cpu_target(told)
         if save and target is not None:
-            target["averageUtilization"] = max(target["averageUtilization"], round(100 * MOST_TARGET_RATIO))
+            target["averageUtilization"] = max(target["averageUtilization"], round(100 * raised_target.MOST))
         kept.append(told)
     return kept
 
@@ -262,7 +270,7 @@ def _common(subject: Subject, own: Sequence[Json], save: bool) -> list[str]:
     if save:
         notes.append(
             f"While our floor counts and nothing is said against the forecast, the load may use "
-            f"{MOST_TARGET_RATIO:.0%} of capacity; else the target counts as before, which new pods reach a start-up "
+            f"{raised_target.MOST:.0%} of capacity; else the target counts as before, which new pods reach a start-up "
             "time later. Without Prometheus only the HPA's own metrics are left."
         )
         if any(_cpu_target(one) is None for one in own):

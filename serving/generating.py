@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ from forecaster.domain import HpaFacts, Mode, ScaleSpec, WorkloadSpec
 from forecaster.errors import ClusterError, InputError
 from forecaster.scaling.external_metric import ExternalMetric, ReactiveLoad, discovery_series, external_metric
 from serving import external_manifests as manifests
-from serving.actuator.hpas import parse
+from serving.actuator import hpas, target
 from serving.actuator.kube import Kind, Kube, KubeError
-from serving.actuator.policy import USERS_OWN
+from serving.actuator.policy import USERS_OWN, Hpa
 from serving.external_manifests import Manifests, Subject
 from serving.hpa_reader import access_of, facts_of
 
@@ -259,10 +260,12 @@ def _from_file(path: Path, scale: ScaleSpec) -> dict[str, Any]:
     named = (metadata.get("namespace", scale.namespace), metadata.get("name"))
     if named != (scale.namespace, scale.hpa):
         raise InputError(f"--hpa: {path} is {named[0]}/{named[1]}, the workload scales {scale.namespace}/{scale.hpa}")
-    if USERS_OWN in (metadata.get("annotations") or {}) and not metadata.get("managedFields"):
+    marks = {USERS_OWN: "a floor of ours as minReplicas", target.USERS_OWN: "a CPU target that we raised"}
+    held = next((what for mark, what in marks.items() if mark in (metadata.get("annotations") or {})), None)
+    if held is not None and not metadata.get("managedFields"):
         raise InputError(
-            f"--hpa: {path} holds a floor of ours as minReplicas: write kubectl get hpa --show-managed-fields -o yaml, "
-            "which tells your own value"
+            f"--hpa: {path} holds {held}: write kubectl get hpa --show-managed-fields -o yaml, which tells your own "
+            "value"
         )
     return {**told, "metadata": {**metadata, "namespace": scale.namespace, "uid": metadata.get("uid") or "-"}}
 
@@ -272,7 +275,7 @@ def _subject(told: dict[str, Any] | None, asked: Asked, scale: ScaleSpec) -> tup
         return _of_bounds(asked, scale), None
     key = f"{scale.namespace}/{scale.hpa}"
     try:
-        known = parse(told)
+        known = hpas.parse(told)
     except ValueError as error:
         raise InputError(f"the HPA {key} is not sound: {error}") from error
     facts = facts_of(known)
@@ -289,13 +292,22 @@ def _subject(told: dict[str, Any] | None, asked: Asked, scale: ScaleSpec) -> tup
         scale_target=reference if asked.scale_target is None else manifests.scale_target_of(asked.scale_target),
         min_replicas=least,
         max_replicas=known.max_replicas,
-        metrics=tuple(one for one in spec.get("metrics") or () if isinstance(one, dict)),
+        metrics=_metrics(told, known),
         behavior=spec.get("behavior"),
         labels=metadata.get("labels") or {},
         annotations=metadata.get("annotations") or {},
         scaled_object=known.scaled_object,
     )
     return subject, facts
+
+
+def _metrics(told: dict[str, Any], known: Hpa) -> tuple[dict[str, Any], ...]:
+    """Those of the HPA, with the user's own CPU target also while ours is raised."""
+    metrics = [copy.deepcopy(one) for one in told["spec"].get("metrics") or () if isinstance(one, dict)]
+    cpu, own = hpas.cpu_metric(metrics), target.users_own(known)
+    if cpu is not None and own is not None:
+        cpu["averageUtilization"] = own
+    return tuple(metrics)
 
 
 def _of_bounds(asked: Asked, scale: ScaleSpec) -> Subject:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 
 from forecaster.config_tree import KubernetesConfig
 from forecaster.domain import HpaFacts, Mode
-from serving.actuator import access, watching
+from serving.actuator import access, target, watching
 from serving.actuator.kube import Kube
-from serving.actuator.policy import Hpa, recognise, why_not
+from serving.actuator.policy import Hpa, Said, recognise, why_not
 
 logger = logging.getLogger("forecaster.hpas")
 
@@ -45,6 +45,7 @@ class ApiHpas:
         self._kube, self._scopes = kube, tuple(namespaces) or (None,)
         self._facts: dict[str, HpaFacts] = {}
         self._refusals: dict[str, str] = {}
+        self._target_refusals: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._listed: set[str | None] = set()
@@ -78,17 +79,20 @@ class ApiHpas:
         with self._lock:
             return dict(self._refusals)
 
+    def target_refusals(self) -> Mapping[str, str]:
+        """ "namespace/hpa" -> why the actuator would leave its CPU target alone."""
+        with self._lock:
+            return dict(self._target_refusals)
+
     def _know(self, hpa: Hpa) -> None:
         self._facts[hpa.key] = facts_of(hpa)
-        refusal = None if hpa.ours else why_not(hpa)
-        if refusal is not None:
-            self._refusals[hpa.key] = refusal.note
-        else:
-            self._refusals.pop(hpa.key, None)
+        _note(self._refusals, hpa.key, None if hpa.ours else why_not(hpa))
+        _note(self._target_refusals, hpa.key, None if hpa.target.ours else target.why_not(hpa))
 
     def _forget(self, key: str) -> None:
         self._facts.pop(key, None)
         self._refusals.pop(key, None)
+        self._target_refusals.pop(key, None)
 
     def _see(self, sight: watching.Sight) -> None:
         with self._lock:
@@ -117,6 +121,13 @@ class ApiHpas:
                 self._first.set()
 
 
+def _note(refusals: dict[str, str], key: str, refusal: Said | None) -> None:
+    if refusal is None:
+        refusals.pop(key, None)
+    else:
+        refusals[key] = refusal.note
+
+
 def facts_of(hpa: Hpa) -> HpaFacts:
     """What a decision needs of an HPA."""
     hold = recognise(hpa).hold
@@ -125,13 +136,15 @@ def facts_of(hpa: Hpa) -> HpaFacts:
         # Where somebody wiped the annotation only the actuator's store knows the user's value. One is the lowest that
         # it can be; the actuator, which knows better, never writes less than the user's own.
         users_own = hold.users_own if hpa.users_own is not None else 1
+    own = target.users_own(hpa)
     return HpaFacts(
         uid=hpa.uid,
         min_replicas=hpa.min_replicas,
         users_own=users_own,
         max_replicas=hpa.max_replicas,
         current_replicas=hpa.current_replicas,
-        target_ratio=hpa.target_ratio,
+        target_ratio=hpa.target_ratio if own is None else own / 100.0,
+        cpu_target=own,
         scale_target=hpa.scale_target,
         mode=_mode(hpa.mode),
         owner=", ".join(owner.manager for owner in hpa.owners) or ("forecaster-actuator" if hpa.ours else "nobody"),

@@ -246,6 +246,7 @@ def etag_of(recommendations: Iterable[Recommendation]) -> str:
             one.valid_for.total_seconds(),
             one.bound_by,
             sorted({reason.code.value for reason in one.reasons}),
+            one.raised_target,
         ]
         for one in recommendations
     ]
@@ -297,6 +298,7 @@ def recommendation_json(one: Recommendation) -> Json:
         "candidates": [{"name": c.name, "replicas": c.replicas, "detail": c.detail} for c in one.candidates],
         "boundBy": one.bound_by,
         "reasons": reasons_json(one.reasons),
+        "raisedTarget": one.raised_target,
     }
 
 

@@ -333,6 +333,9 @@ class RecommendationOut(Answer):
     candidates: list[CandidateOut]
     bound_by: str
     reasons: list[ReasonOut]
+    raised_target: int | None = Field(
+        description="Per cent of the CPU request that the HPA may aim at for five minutes; null: the user's own stands."
+    )
 
 
 class RecommendationsOut(Answer):

@@ -19,6 +19,7 @@ from forecaster.domain import Candidate, HpaFacts, Mode, Override, Recommendatio
 from forecaster.errors import InputError
 from forecaster.reasons import Reason, ReasonCode
 from forecaster.rows import Rows
+from forecaster.scaling import raised_target
 from forecaster.scaling.capacity import replicas_for, usable_capacity
 from forecaster.scaling.record import from_json, to_json
 from forecaster.scaling.risk import patience
@@ -95,6 +96,7 @@ class DecisionState:
     forecast_at: float = math.nan  # a forecast last gave a number
     wanted: tuple[tuple[float, int], ...] = ()  # (time, wanted floor): maxima of the hold's window, falling
     floors: tuple[tuple[float, int], ...] = ()  # (time, floor from then on): as far back as one minute ago
+    calm_since: float = math.nan  # since when nothing has spoken against a raised target
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class Decision:
     candidates: tuple[Candidate, ...]
     bound_by: str  # the rule that had the last word
     reasons: tuple[Reason, ...]
+    raised_target: int | None = None  # per cent of the CPU request; None: the user's own target stands
 
     def to_recommendation(self) -> Recommendation | None:
         """What is published; None in `observe`, where the floor only feeds the risk dial."""
@@ -139,6 +142,7 @@ class Decision:
             candidates=self.candidates,
             bound_by=self.bound_by,
             reasons=self.reasons,
+            raised_target=self.raised_target,
         )
 
 
@@ -250,6 +254,11 @@ def decide(inputs: DecisionInput, state: DecisionState) -> tuple[Decision, Decis
             floors = rules.floors_with(floor)
 
     desired = floor if reactive is None else reactive if floor is None else max(floor, reactive)
+    issued = _unique(reasons)
+    moment = raised_target.Moment(floor, proactive, inputs.newest_load, capacity, issued)
+    calm_since = math.nan
+    if raised_target.calm(moment, inputs.facts):
+        calm_since = state.calm_since if state.calm_since <= now else now
     decision = Decision(
         workload=inputs.workload,
         namespace=spec.namespace,
@@ -267,9 +276,12 @@ def decide(inputs: DecisionInput, state: DecisionState) -> tuple[Decision, Decis
         mode=inputs.mode,
         candidates=tuple(candidates),
         bound_by=bound_by,
-        reasons=_unique(reasons),
+        reasons=issued,
+        raised_target=raised_target.wanted(spec, inputs.facts)
+        if now - calm_since >= spec.hold.total_seconds()
+        else None,
     )
-    return decision, DecisionState(now, floor, sure_at, forecast_at, wanted_log, floors)
+    return decision, DecisionState(now, floor, sure_at, forecast_at, wanted_log, floors, calm_since)
 
 
 def validity(spec: ScaleSpec, lead_time: timedelta) -> timedelta:
@@ -427,6 +439,7 @@ def _resumed(state: DecisionState, now: float, validity_s: float) -> DecisionSta
         forecast_at=min(state.forecast_at, now),
         wanted=tuple((at + stood, wanted) for at, wanted in state.wanted),
         floors=state.floors if gap > 0 else tuple((at + stood, floor) for at, floor in state.floors),
+        calm_since=state.calm_since + stood,
     )
 
 
@@ -556,7 +569,9 @@ def merge_for_hpa(
             floor, bound_by = least if top.most is None else min(least, top.most), "step_down"
     reactive = _highest(d.reactive for d in decisions)
     if len(decisions) == 1:  # the others fell silent, or could not be decided
-        return replace(first, floor=floor, desired_replicas=_highest((floor, reactive)), bound_by=bound_by)
+        return replace(
+            first, floor=floor, desired_replicas=_highest((floor, reactive)), bound_by=bound_by, raised_target=None
+        )
     through = [d.data_through for d in decisions if d.data_through is not None]
     return replace(
         top,
@@ -571,7 +586,14 @@ def merge_for_hpa(
         ),
         bound_by=bound_by,
         reasons=_unique([reason for d in decisions for reason in d.reasons]),
+        raised_target=_lowest(d.raised_target for d in decisions),
     )
+
+
+def _lowest(values: Any) -> int | None:
+    """None where one of them is: all must agree that a target may be raised."""
+    found = list(values)
+    return None if None in found else min(found)
 
 
 def _highest(values: Any) -> int | None:
@@ -605,6 +627,7 @@ def states_to_rows(states: Mapping[str, DecisionState]) -> Rows:
         arrays["floor"][i] = -1 if state.floor is None else state.floor
         arrays["sure_at"][i] = state.sure_at
         arrays["forecast_at"][i] = state.forecast_at
+        arrays["calm_since"][i] = state.calm_since
         for name, entries in (("wanted", state.wanted), ("floors", state.floors)):
             for j, entry in enumerate(entries):
                 arrays[name][i, j] = entry
@@ -613,6 +636,8 @@ def states_to_rows(states: Mapping[str, DecisionState]) -> Rows:
 
 def rows_to_states(rows: Rows) -> dict[str, DecisionState]:
     """The states of `states_to_rows`. Raises ValueError where an array is missing or misshapen."""
+    if "calm_since" not in rows.arrays:  # a release before raised targets
+        rows = Rows(rows.keys, {**rows.arrays, "calm_since": np.full(len(rows.keys), math.nan)})
     for name, row in BLANK.items():
         if name not in rows.arrays or rows.arrays[name].shape[1:] != row.shape[1:]:
             raise ValueError(f"the rows hold no sound {name!r}")
@@ -625,6 +650,7 @@ def rows_to_states(rows: Rows) -> dict[str, DecisionState]:
             forecast_at=lists["forecast_at"][i],
             wanted=_entries(lists["wanted"][i]),
             floors=_entries(lists["floors"][i]),
+            calm_since=lists["calm_since"][i],
         )
         for i, key in enumerate(rows.keys)
     }
@@ -639,6 +665,7 @@ BLANK = {
     "floor": np.array([-1], dtype=np.int64),
     "sure_at": np.array([math.nan]),
     "forecast_at": np.array([math.nan]),
+    "calm_since": np.array([math.nan]),
     "wanted": np.full((1, _WANTED_KEPT, 2), math.nan),
     "floors": np.full((1, _FLOORS_KEPT, 2), math.nan),
 }

@@ -27,15 +27,16 @@ from dataclasses import dataclass, field
 
 from forecaster import promql
 from forecaster.errors import InputError
+from forecaster.reasons import CALM
+from forecaster.scaling import raised_target
 
-MOST_TARGET_RATIO = 0.9  # DESIGN 6: a raised target is at most 90 % of capacity
 SAVING_SECONDS = 120  # a sample older than this saves nothing: a service that ended without a marker in Prometheus
 RECOMMENDED = "forecaster_recommended_replicas"
 FLOOR = "forecaster_floor_replicas"
 VALID_UNTIL = "forecaster_recommendation_valid_until_timestamp_seconds"
 STATUS = "forecaster_workload_status"
 # A forecast is in use, its data are fresh, and measured skill speaks for it: with any other code nothing is saved.
-SURE = ("ok", "held", "lead_time_unknown")
+SURE = ("ok", *(code.value for code in CALM))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,13 @@ def external_metric(namespace: str, hpa: str, loads: Sequence[ReactiveLoad], sav
     for i, load in enumerate(loads):
         text = _load(load, target)
         if reduced is not None:
-            if not load.target_ratio < MOST_TARGET_RATIO:
+            if not load.target_ratio < raised_target.MOST:
                 raise InputError(
                     f"{load.workload}: scale.target is {load.target_ratio:.0%}, and nothing is saved above "
-                    f"{MOST_TARGET_RATIO:.0%}: leave --save out"
+                    f"{raised_target.MOST:.0%}: leave --save out"
                 )
-            text = (
-                f"{text}\n    * (({reduced}\n    ) * 0 + {_number(load.target_ratio / MOST_TARGET_RATIO)} or vector(1))"
-            )
+            less = _number(load.target_ratio / raised_target.MOST)
+            text = f"{text}\n    * (({reduced}\n    ) * 0 + {less} or vector(1))"
         parts.append(_named(text, "load" if i == 0 else f"load {i + 1}"))
     query = "max(\n  {}\n)".format("\n  or ".join(parts))
     promql.check_query(query)

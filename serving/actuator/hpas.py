@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from serving.actuator.policy import MANAGER, MODE, OWNERS, USERS_OWN, Hpa, Owner
+from serving.actuator import target
+from serving.actuator.policy import MANAGER, MODE, OWNERS, USERS_OWN, CpuTarget, Hpa, Owner
 
 _KEDA_LABEL = "scaledobject.keda.sh/name"
 
@@ -26,7 +27,8 @@ def parse(told: Any) -> Hpa:
     annotations = metadata.get("annotations")
     if not isinstance(annotations, dict):
         annotations = {}
-    owners, ours, marked, noted = _ownership(metadata.get("managedFields"))
+    entries = metadata.get("managedFields")
+    owners, ours, marked, noted = _ownership(entries, MANAGER, holds_minimum)
     low = spec.get("minReplicas")
     return Hpa(
         namespace=namespace,
@@ -49,37 +51,75 @@ def parse(told: Any) -> Hpa:
         grows_alone=_grows_alone(spec, status),
         target_ratio=_target_ratio(spec.get("metrics")),
         scale_target=_scale_target(spec.get("scaleTargetRef")),
+        target=_cpu_target(spec.get("metrics"), entries, annotations),
     )
 
 
-def is_ours(entry: Mapping[str, Any]) -> bool:
-    """An entry of managedFields that our applies made."""
-    return entry.get("manager") == MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource")
+def is_ours(entry: Mapping[str, Any], manager: str = MANAGER) -> bool:
+    """An entry of managedFields that our applies under `manager` made."""
+    return entry.get("manager") == manager and entry.get("operation") == "Apply" and not entry.get("subresource")
 
 
 def holds_minimum(entry: Mapping[str, Any]) -> bool:
+    return "f:minReplicas" in _spec_of(entry)
+
+
+def holds_metrics(entry: Mapping[str, Any]) -> bool:
+    """`spec.metrics`, or what stands for its one CPU metric in autoscaling/v1."""
+    return not {"f:metrics", "f:targetCPUUtilizationPercentage"}.isdisjoint(_spec_of(entry))
+
+
+def _spec_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     fields = entry.get("fieldsV1")
     spec = fields.get("f:spec") if isinstance(fields, dict) else None
-    return isinstance(spec, dict) and "f:minReplicas" in spec
+    return spec if isinstance(spec, dict) else {}
+
+
+def cpu_metric(metrics: Any) -> dict[str, Any] | None:
+    """The target of the resource metric that scales by CPU utilization, to be read or changed in place."""
+    for one in metrics if isinstance(metrics, list) else []:
+        resource = one.get("resource") if isinstance(one, dict) else None
+        if not isinstance(resource, dict) or resource.get("name") != "cpu":
+            continue
+        told = resource.get("target")
+        value = told.get("averageUtilization") if isinstance(told, dict) else None
+        if isinstance(told, dict) and isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return told
+    return None
+
+
+def _cpu_target(metrics: Any, entries: Any, annotations: Mapping[str, Any]) -> CpuTarget:
+    owners, ours, marked, noted = _ownership(entries, target.MANAGER, holds_metrics)
+    told = cpu_metric(metrics)
+    return CpuTarget(
+        value=None if told is None else told["averageUtilization"],
+        owners=owners,
+        ours=ours,
+        marked=marked,
+        users_own=_text(annotations.get(target.USERS_OWN)) if target.USERS_OWN in noted else None,
+        former=_text(annotations.get(target.OWNERS)) if target.OWNERS in noted else None,
+    )
 
 
 def owner_of(entry: Mapping[str, Any]) -> Owner:
     return Owner(str(entry.get("manager")), str(entry.get("operation")), str(entry.get("apiVersion")))
 
 
-def _ownership(entries: Any) -> tuple[tuple[Owner, ...], bool, bool, frozenset[str]]:
-    """(owners of spec.minReplicas without us, whether we own it, whether we own anything, our annotations)."""
+def _ownership(
+    entries: Any, manager: str, holds: Callable[[Mapping[str, Any]], bool]
+) -> tuple[tuple[Owner, ...], bool, bool, frozenset[str]]:
+    """(owners of a field without `manager`, whether it owns that, whether it owns anything, its annotations)."""
     owners: list[Owner] = []
     ours = marked = False
     noted: frozenset[str] = frozenset()
     for entry in entries if isinstance(entries, list) else []:
         if not isinstance(entry, dict):
             continue
-        mine = is_ours(entry)
+        mine = is_ours(entry, manager)
         marked |= mine
         if mine:
             noted |= _annotations(entry)
-        if holds_minimum(entry):
+        if holds(entry):
             if mine:
                 ours = True
             else:

@@ -26,6 +26,7 @@ class Kept:
     uid: str
     hold: Hold | None
     aside: str | None = None
+    target: Hold | None = None  # of the CPU target, per cent
 
 
 class Keep:
@@ -52,6 +53,10 @@ class Keep:
     def hold_of(self, key: str, uid: str) -> Hold | None:
         kept = self.entries.get(key)
         return kept.hold if kept is not None and kept.uid == uid else None
+
+    def target_of(self, key: str, uid: str) -> Hold | None:
+        kept = self.entries.get(key)
+        return kept.target if kept is not None and kept.uid == uid else None
 
     def aside_of(self, key: str, uid: str) -> str | None:
         kept = self.entries.get(key)
@@ -87,6 +92,8 @@ def write(kept: Kept) -> str:
         told |= {"userMinReplicas": kept.hold.users_own, "owners": write_owners(kept.hold.former)}
     if kept.aside is not None:
         told["aside"] = kept.aside
+    if kept.target is not None:
+        told |= {"userCpuTarget": kept.target.users_own, "metricsOwners": write_owners(kept.target.former)}
     return msgspec.json.encode(told).decode()
 
 
@@ -94,13 +101,19 @@ def read(text: str) -> Kept | None:
     """What `write` wrote; None where it is something else."""
     try:
         told = msgspec.json.decode(text)
-        hold = None
-        if "userMinReplicas" in told:
-            own, former = read_users_own(str(told["userMinReplicas"])), read_owners(told["owners"])
-            if own is None or former is None:
-                return None
-            hold = Hold(own, former)
+        hold = _hold(told, "userMinReplicas", "owners")
+        target = _hold(told, "userCpuTarget", "metricsOwners")
         aside = told.get("aside")
-        return Kept(str(told["uid"]), hold, None if aside is None else str(aside))
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return Kept(str(told["uid"]), hold, None if aside is None else str(aside), target)
+    except (ValueError, msgspec.DecodeError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _hold(told: Mapping[str, Any], value: str, owners: str) -> Hold | None:
+    """Raises ValueError where there is one that nobody can read."""
+    if value not in told:
+        return None
+    own, former = read_users_own(str(told[value])), read_owners(told[owners])
+    if own is None or former is None:
+        raise ValueError(f"{value} or {owners} is damaged")
+    return Hold(own, former)

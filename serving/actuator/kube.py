@@ -152,10 +152,10 @@ class Kube:
     def get_hpa(self, namespace: str, name: str) -> Json:
         return self._json("get", "GET", f"{_hpas(namespace)}/{name}")
 
-    def apply_hpa(self, namespace: str, name: str, body: Json, force: bool = False) -> Json:
+    def apply_hpa(self, namespace: str, name: str, body: Json, force: bool = False, manager: str = MANAGER) -> Json:
         """Server-side apply. The body must carry metadata.uid, or it would make an HPA that was deleted."""
         assert body["metadata"]["uid"], "an apply without uid can create"
-        query = {"fieldManager": MANAGER, "force": "true" if force else "false"}
+        query = {"fieldManager": manager, "force": "true" if force else "false"}
         path = f"{_hpas(namespace)}/{name}"
         return self._json(
             "apply", "PATCH", path, query=query, body=body, content=APPLY, seconds=WRITE_SECONDS, guarded=True

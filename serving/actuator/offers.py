@@ -18,6 +18,7 @@ import httpx2 as httpx
 import msgspec
 
 from forecaster.errors import InputError
+from serving.actuator import target
 from serving.actuator.access import TRUSTING_NOBODY
 from serving.actuator.policy import CAUTION, MOST_REPLICAS, Offer
 
@@ -69,7 +70,8 @@ class Service:
         self._client = httpx.Client(trust_env=False, verify=verify, timeout=httpx.Timeout(POLL_SECONDS + SPARE_SECONDS))
         self._etag = ""
         self._items: list[msgspec.Raw] = []
-        self._known: dict[str, tuple[str, float, float]] = {}  # "namespace/hpa" -> (madeAt, expiry) and last seen
+        # "namespace/hpa" -> madeAt, expiry of the floor and of the target, last seen
+        self._known: dict[str, tuple[str, float, float, float]] = {}
         self.repeated = False  # the last answer was what we knew already: the service does not wait for news
 
     def close(self) -> None:
@@ -131,15 +133,15 @@ class Service:
         for key, offer in answer.offers.items():
             made_at = answer.made_at[key]
             known = self._known.get(key)
-            expires_at = offer.expires_at
+            expires_at, target_until = offer.expires_at, offer.target_until
             # Not newer than what was seen before: its age goes on from there. The service's clock was set back, or an
             # old answer came late.
             if known is not None and made_at <= known[0]:
-                made_at, expires_at = known[0], min(known[1], expires_at)
-            self._known[key] = (made_at, expires_at, arrived)
-            offers[key] = replace(offer, expires_at=expires_at)
+                made_at, expires_at, target_until = known[0], min(known[1], expires_at), min(known[2], target_until)
+            self._known[key] = (made_at, expires_at, target_until, arrived)
+            offers[key] = replace(offer, expires_at=expires_at, target_until=target_until)
         if len(self._known) > len(offers):
-            self._known = {key: one for key, one in self._known.items() if arrived - one[2] < FORGET_SECONDS}
+            self._known = {key: one for key, one in self._known.items() if arrived - one[3] < FORGET_SECONDS}
         return offers
 
 
@@ -188,6 +190,9 @@ def _offer(item: Any, now: datetime, arrived: float, anew: str | None) -> tuple[
         made = max(made, _time(anew))
     age = max(0.0, (now - made).total_seconds())
     reactive = item.get("reactive")
+    raised = item.get("raisedTarget")  # a service of before does not know it
+    if raised is not None and (isinstance(raised, bool) or not isinstance(raised, int) or not 0 < raised <= 100):
+        raise ValueError(f"raisedTarget {raised!r} is not per cent of a CPU request")
     reasons = item.get("reasons") or []
     codes = {one.get("code") for one in reasons if isinstance(one, dict)}
     offer = Offer(
@@ -200,6 +205,8 @@ def _offer(item: Any, now: datetime, arrived: float, anew: str | None) -> tuple[
         paused="paused" in codes,
         reactive=reactive if isinstance(reactive, int) and not isinstance(reactive, bool) else None,
         words=_words(item),
+        target=raised,
+        target_until=arrived + min(float(validity), target.VALIDITY) - age,
     )
     return offer, made.astimezone(UTC).isoformat(timespec="microseconds")
 
@@ -216,6 +223,8 @@ def _merged(one: Offer, other: Offer) -> Offer:
         mode=min(known, key=CAUTION.index) if len(known) == 2 else next(m for m in modes if m not in CAUTION),
         expires_at=min(one.expires_at, other.expires_at),
         paused=one.paused or other.paused,
+        target=None if one.target is None or other.target is None else min(one.target, other.target),
+        target_until=min(one.target_until, other.target_until),
         words="; ".join(dict.fromkeys(words for words in (one.words, other.words) if words)),
     )
 

@@ -49,6 +49,18 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
+class CpuTarget:
+    """`spec.metrics`, as far as a raised target (serving/actuator/target.py) needs it."""
+
+    value: int | None = None  # averageUtilization of CPU, per cent; None: no metric asks for one
+    owners: tuple[Owner, ...] = ()  # of spec.metrics, without us
+    ours: bool = False  # an Apply entry of ours holds spec.metrics, maybe beside other owners
+    marked: bool = False  # that entry is there at all
+    users_own: str | None = None  # the annotations, as they stand
+    former: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Hpa:
     """What the decision needs of one HorizontalPodAutoscaler, as last seen."""
 
@@ -71,6 +83,7 @@ class Hpa:
     grows_alone: bool = False  # its metrics work, and nothing but the defaults limits how fast it adds
     target_ratio: float | None = None  # of CPU utilization, else of another resource's; not for the actuator
     scale_target: str | None = None  # kind/name
+    target: CpuTarget = CpuTarget()
 
     @property
     def key(self) -> str:
@@ -90,6 +103,8 @@ class Offer:
     paused: bool = False
     reactive: int | None = None  # replicas that the load of this moment needs, at the HPA's target
     words: str = ""  # why, for people
+    target: int | None = None  # CPU utilization, per cent; None: the user's own
+    target_until: float = -math.inf  # monotonic seconds
 
     @property
     def key(self) -> str:
@@ -145,6 +160,9 @@ class Code(StrEnum):
     LIMIT_REACHED = "LimitReached"
     FORBIDDEN = "Forbidden"
     WRITE_FAILED = "WriteFailed"
+    TARGET_RAISED = "TargetRaised"
+    TARGET_RESTORED = "TargetRestored"
+    TARGET_UNKNOWN = "TargetUnknown"
 
 
 WARNINGS = frozenset(
@@ -160,6 +178,7 @@ WARNINGS = frozenset(
         Code.LIMIT_REACHED,
         Code.FORBIDDEN,
         Code.WRITE_FAILED,
+        Code.TARGET_UNKNOWN,
     }
 )
 
@@ -254,24 +273,24 @@ def decide(state: HpaState, offer: Offer | None, hpa: Hpa, now: float, rules: Ru
         state = replace(state, hold=recognise(hpa).hold)
     state = _edited(state, hpa, now, said)
     users_own = state.hold.users_own if state.hold is not None else hpa.min_replicas
-    counting = _counting(offer, hpa, now, said)
-    consent = counting is not None and _mode(counting, hpa, said) == "apply"
-    if counting is not None:
+    counts = counting(offer, hpa, now, said)
+    consent = counts is not None and mode_of(counts, hpa, said) == "apply"
+    if counts is not None:
         if consent:
-            state = replace(state, good_until=counting.expires_at)
+            state = replace(state, good_until=counts.expires_at)
         else:  # consent that comes back is a new one
             state = replace(state, aside=None, edits=())
-    if counting is not None and (not consent or counting.paused):
+    if counts is not None and (not consent or counts.paused):
         return _verdict(state, _given_back(state, hpa, said), said, now)
-    if counting is not None and counting.floor is not None:
-        floor = min(max(counting.floor, users_own), hpa.max_replicas)
-        state = _overtaken(state, counting, hpa, floor, now)
+    if counts is not None and counts.floor is not None:
+        floor = min(max(counts.floor, users_own), hpa.max_replicas)
+        state = _overtaken(state, counts, hpa, floor, now)
         if state.overtaken_at is not None and now - state.overtaken_at < OVERTAKEN:
             return _verdict(state, Nothing(), said, now)
         return _verdict(state, _towards(state, hpa, floor, said), said, now)
     if state.hold is None:
         return _verdict(state, _let_go(hpa), said, now)
-    if counting is None and now < state.good_until:
+    if counts is None and now < state.good_until:
         return _verdict(state, Nothing(), said, now)  # what was written rests on a recommendation that still counts
     return _verdict(state, _walk(state, hpa, now, rules, said), said, now)
 
@@ -310,7 +329,7 @@ def _edited(state: HpaState, hpa: Hpa, now: float, said: list[Said]) -> HpaState
     return replace(state, hold=None, edits=edits, aside=aside, walked_at=-math.inf)
 
 
-def _counting(offer: Offer | None, hpa: Hpa, now: float, said: list[Said]) -> Offer | None:
+def counting(offer: Offer | None, hpa: Hpa, now: float, said: list[Said]) -> Offer | None:
     """The recommendation, if it counts for this object now."""
     if offer is None or now >= offer.expires_at:
         return None
@@ -331,7 +350,7 @@ def _counting(offer: Offer | None, hpa: Hpa, now: float, said: list[Said]) -> Of
 CAUTION = ("observe", "recommend", "apply")
 
 
-def _mode(offer: Offer, hpa: Hpa, said: list[Said]) -> str:
+def mode_of(offer: Offer, hpa: Hpa, said: list[Said]) -> str:
     """The most cautious of configuration and annotation; a word that is not a mode is `observe`."""
     modes = []
     for mode, where in ((offer.mode, "the recommendation"), (hpa.mode, f"annotation {MODE}")):
@@ -405,23 +424,29 @@ def _let_go(hpa: Hpa) -> Action:
 
 def why_not(hpa: Hpa) -> Said | None:
     """Why `minReplicas` of this HPA must not be taken over; None where it may."""
+    return ownership_refusal(hpa, "minReplicas", hpa.owners)
+
+
+def ownership_refusal(hpa: Hpa, field: str, owners: Sequence[Owner]) -> Said | None:
+    """Why a field of this HPA must not be taken over from its owners; None where it may."""
     if hpa.scaled_object is not None:
         note = f"made by KEDA for ScaledObject {hpa.scaled_object}: use `forecaster generate keda`"
         return Said(Code.OWNED_BY_OTHER, note)
     if hpa.min_replicas == 0:
         return Said(Code.HPA_INVALID, "minReplicas is 0 (scale to zero): a floor wakes nothing, and would forbid it")
-    for owner in hpa.owners:
+    for owner in owners:
         if not owner.one_shot:
-            return Said(Code.OWNED_BY_OTHER, f"{owner.manager} owns minReplicas: {_advice(owner)}")
+            return Said(Code.OWNED_BY_OTHER, f"{owner.manager} owns {field}: {_advice(owner, field)}")
     return None
 
 
-def _advice(owner: Owner) -> str:
+def _advice(owner: Owner, field: str) -> str:
+    path = field.removeprefix("spec.")
     if owner.manager.startswith("argocd"):
-        return "let Argo CD ignore /spec/minReplicas (ignoreDifferences with RespectIgnoreDifferences), or use a metric"
+        return f"let Argo CD ignore /spec/{path} (ignoreDifferences with RespectIgnoreDifferences), or use a metric"
     if owner.operation == "Apply":
-        return "leave minReplicas out of its manifest, or use the external metric"
-    return "it would set it again: take minReplicas out of what it manages, or use the external metric"
+        return f"leave {path} out of its manifest, or use the external metric"
+    return f"it would set it again: take {path} out of what it manages, or use the external metric"
 
 
 # --- all HPAs together -----------------------------------------------------------------------------------------------

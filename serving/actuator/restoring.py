@@ -9,13 +9,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
 
 from forecaster.errors import ClusterError
-from serving.actuator import hpas, leader, writes
+from serving.actuator import hpas, leader, target, target_writes, writes
 from serving.actuator.keep import Keep
 from serving.actuator.kube import Json, Kind, Kube, KubeError
 from serving.actuator.leader import LEASE_SECONDS, RETRY_SECONDS, Leadership
@@ -35,6 +35,8 @@ class Restored:
     before: int  # minReplicas
     after: int
     error: str = ""
+    target_before: int | None = None  # CPU target, per cent
+    target_after: int | None = None
 
 
 def alive(
@@ -82,8 +84,12 @@ def restore_all(
     leadership: Leadership,
     scopes: Sequence[str | None],
     sleep: Callable[[float], None] = time.sleep,
+    only_targets: bool = False,
 ) -> list[Restored]:
-    """Gives back every HPA that is ours. Raises ClusterError where another actuator is writing."""
+    """Gives back every HPA that is ours, or only the CPU targets that we raised.
+
+    Raises ClusterError where another actuator is writing.
+    """
     waited = 0.0
     leadership.turn()
     while not leadership.may_write():
@@ -108,7 +114,12 @@ def restore_all(
         except KubeError as error:
             _log.warning("ConfigMap %s/%s: %s; the annotations must do", keep.namespace, keep.name, error)
         found = [_trying(partial(_ours, kube, scope), sleep) for scope in scopes]
-        return [_restored(kube, keep, hpa, sleep) for hpas_of in found for hpa in hpas_of]
+        return [
+            _restored(kube, keep, hpa, only_targets, sleep)
+            for hpas_of in found
+            for hpa in hpas_of
+            if hpa.target.marked or not only_targets
+        ]
     finally:
         ended.set()
         leadership.release()
@@ -137,35 +148,68 @@ def _ours(kube: Kube, scope: str | None) -> list[Hpa]:
             except ValueError as error:
                 _log.warning("an HPA is left alone: %s", error)
                 continue
-            if hpa.marked and not hpa.deleting:
+            if (hpa.marked or hpa.target.marked) and not hpa.deleting:
                 found.append(hpa)
         more = page.more
         if not more:
             return found
 
 
-def _restored(kube: Kube, keep: Keep, hpa: Hpa, sleep: Callable[[float], None]) -> Restored:
-    before, text = hpa.min_replicas, ""
+def _restored(kube: Kube, keep: Keep, hpa: Hpa, only_targets: bool, sleep: Callable[[float], None]) -> Restored:
+    """The target first: it is head-room, the floor is replicas."""
+    before, own = hpa.min_replicas, hpa.target.value
+    done, text = hpa, ""
+    if hpa.target.marked:
+        done, text = _persistently(partial(_target_back, kube, keep), done, sleep)
+    raised = (own, done.target.value) if hpa.target.marked else (None, None)
+    if hpa.marked and not only_targets and text != DELETED:
+        done, why = _persistently(partial(_floor_back, kube, keep), done, sleep)
+        text = "; ".join(one for one in (text, why) if one)
+    if not text:
+        _forgotten(keep, done.key, only_targets)
+    return Restored(hpa.key, before, done.min_replicas, text, *raised)
+
+
+def _persistently(work: Callable[[Hpa], Hpa | None], hpa: Hpa, sleep: Callable[[float], None]) -> tuple[Hpa, str]:
+    """(the HPA as it is now, what went wrong at the end). `work` gives None where nothing is left to do."""
+    text = ""
     for attempt in range(ATTEMPTS):
-        hold = recognise(hpa, keep.hold_of(hpa.key, hpa.uid)).hold if not hpa.owners else None
         try:
-            done = writes.perform(kube, hpa, LetGo() if hold is None else Restore(hold))
-            assert done is not None
-            try:
-                keep.write({hpa.key: None})
-            except KubeError as error:
-                _log.warning("ConfigMap %s/%s: %s", keep.namespace, keep.name, error)
-            return Restored(hpa.key, before, done.min_replicas)
+            return work(hpa) or hpa, ""
         except writes.Changed as changed:
             hpa = changed.hpa
-            if not hpa.marked:
-                return Restored(hpa.key, before, hpa.min_replicas)
         except KubeError as error:
             if error.kind in (Kind.GONE, Kind.REPLACED):
-                return Restored(hpa.key, before, before, DELETED)
+                return hpa, DELETED
             text = str(error)
             if attempt + 1 < ATTEMPTS:
                 sleep(error.retry_after or 0.5 * 2**attempt)
         except ValueError as error:  # the next HPA must not wait for ever
             text = f"the answer is no HPA: {error}"
-    return Restored(hpa.key, before, hpa.min_replicas, text or "it changes all the time")
+    return hpa, text or "it changes all the time"
+
+
+def _floor_back(kube: Kube, keep: Keep, hpa: Hpa) -> Hpa | None:
+    if not hpa.marked:
+        return None
+    hold = recognise(hpa, keep.hold_of(hpa.key, hpa.uid)).hold if not hpa.owners else None
+    return writes.perform(kube, hpa, LetGo() if hold is None else Restore(hold))
+
+
+def _target_back(kube: Kube, keep: Keep, hpa: Hpa) -> Hpa | None:
+    if not hpa.target.marked:
+        return None
+    hold = target.recognise(hpa, keep.target_of(hpa.key, hpa.uid)).hold if not hpa.target.owners else None
+    return target_writes.perform(kube, hpa, target.Drop() if hold is None else target.GiveBack(hold))
+
+
+def _forgotten(keep: Keep, key: str, only_target: bool) -> None:
+    kept = keep.entries.get(key)
+    if only_target and kept is not None and (kept.hold is not None or kept.aside is not None):
+        kept = replace(kept, target=None)
+    else:
+        kept = None
+    try:
+        keep.write({key: kept})
+    except KubeError as error:
+        _log.warning("ConfigMap %s/%s: %s", keep.namespace, keep.name, error)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from serving.actuator import offers as service
-from serving.actuator import watching, writes
+from serving.actuator import target, target_writes, watching, writes
 from serving.actuator.keep import Keep, Kept
 from serving.actuator.kube import Kind, Kube, KubeError
 from serving.actuator.leader import RETRY_SECONDS, Leadership
@@ -41,6 +41,8 @@ from serving.actuator.policy import (
     recognise,
     urgency,
 )
+from serving.actuator.target import Raise as RaiseTarget
+from serving.actuator.target import TargetState, TargetVerdict
 from serving.actuator.telling import Teller
 
 TICK_SECONDS = 1.0  # so often what depends on time alone is looked at
@@ -60,6 +62,8 @@ _HAPPENED = frozenset(  # told when they are done, or when they are noticed: not
         Code.WALKING_BACK,
         Code.USER_EDIT,
         Code.STEPPED_ASIDE,
+        Code.TARGET_RAISED,
+        Code.TARGET_RESTORED,
     }
 )
 _NOTICED = frozenset({Code.USER_EDIT, Code.STEPPED_ASIDE})
@@ -82,7 +86,7 @@ class Done:
     """A worker has finished."""
 
     key: str
-    verdict: Verdict
+    verdict: Verdict | TargetVerdict
     hpa: Hpa | None  # as it is now; None where nothing is known
     error: KubeError | None = None
     changed: bool = False  # the decision must be made anew
@@ -138,9 +142,11 @@ class Actuator:
         self.settings, self.counts = settings, Counts()
         self.hpas: dict[str, Hpa] = {}
         self.states: dict[str, HpaState] = {}
+        self.targets: dict[str, TargetState] = {}
         self.offers: Mapping[str, Offer] = {}
         self.malformed: Mapping[str, str] = {}  # "namespace/hpa", or the place in the answer -> what is wrong
         self.failing: dict[str, Failing] = {}
+        self.failing_targets: dict[str, Failing] = {}
         self.served_at = -math.inf  # monotonic seconds of the last answer of the service
         self.ticked_at = monotonic()
         self.turns = 0  # of `step`
@@ -241,7 +247,7 @@ class Actuator:
     def _try_again_soon(self, scope: str | None) -> None:
         """The server answers again: what waited because it did not need not wait for its time."""
         soon = self._monotonic() + LEAST_BACK_OFF
-        for key, failing in self.failing.items():
+        for key, failing in (*self.failing.items(), *self.failing_targets.items()):
             if failing.read_first and (scope is None or key.partition("/")[0] == scope):
                 failing.until = min(failing.until, soon)
 
@@ -271,14 +277,18 @@ class Actuator:
         state = self.states.get(hpa.key)
         if state is None or state.uid != hpa.uid:
             self.states[hpa.key] = self._first_state(hpa)
+            self.targets[hpa.key] = target.recognise(hpa, self._keep.target_of(hpa.key, hpa.uid))
             self.failing.pop(hpa.key, None)
+            self.failing_targets.pop(hpa.key, None)
             self._teller.forget(hpa.key)
         self._dirty.add(hpa.key)
 
     def _forget(self, key: str) -> None:
         hpa = self.hpas.pop(key, None)
         self.states.pop(key, None)
+        self.targets.pop(key, None)
         self.failing.pop(key, None)
+        self.failing_targets.pop(key, None)
         self._short.discard(key)
         self._wanted_at.pop(key, None)
         self._teller.forget(key)
@@ -314,7 +324,7 @@ class Actuator:
         self._busy.discard(done.key)
         self._pending.pop(done.key, None)
         self._dirty.add(done.key)
-        action = type(done.verdict.action).__name__.lower()
+        action = _action_name(done.verdict)
         result = "ok" if done.error is None and not done.changed else done.error.kind.value if done.error else "changed"
         self.counts.writes[action, result] = self.counts.writes.get((action, result), 0) + 1
         known = self.hpas.get(done.key)
@@ -322,6 +332,9 @@ class Actuator:
             return  # deleted, or made anew, in the meantime
         if done.hpa is not None and done.hpa.uid == known.uid and not _older(done.hpa, known):
             self.hpas[done.key] = done.hpa
+        if isinstance(done.verdict, TargetVerdict):
+            self._on_target_done(known, done, done.verdict)
+            return
         if done.error is not None:
             self._failed(known, done.error)
             return
@@ -345,7 +358,21 @@ class Actuator:
             self.counts.delay_count += 1
             self.counts.delays = [*self.counts.delays[-999:], delay]
 
-    def _failed(self, hpa: Hpa, error: KubeError) -> None:
+    def _on_target_done(self, hpa: Hpa, done: Done, verdict: TargetVerdict) -> None:
+        if done.error is not None:
+            self._failed(hpa, done.error, of_target=True)
+            return
+        if done.changed:
+            self._back_off(hpa, "it changes all the time", quick=True, of_target=True)
+            return
+        self.failing_targets.pop(done.key, None)
+        self._teller.standing_now(hpa, (), "target write")
+        self.targets[done.key] = verdict.after
+        for said in verdict.said:
+            if said.code in _HAPPENED and said.code not in _NOTICED:
+                self._teller.once(hpa, said)
+
+    def _failed(self, hpa: Hpa, error: KubeError, of_target: bool = False) -> None:
         if error.kind in (Kind.GONE, Kind.REPLACED):
             self._forget(hpa.key)  # the watch tells what is there now
             return
@@ -353,10 +380,13 @@ class Actuator:
             return
         if error.kind is Kind.THROTTLED:
             self._stopped_until = self._monotonic() + (error.retry_after or 1.0)
-        self._back_off(hpa, str(error), error)
+        self._back_off(hpa, str(error), error, of_target=of_target)
 
-    def _back_off(self, hpa: Hpa, text: str, error: KubeError | None = None, quick: bool = False) -> None:
-        before = self.failing.get(hpa.key)
+    def _back_off(
+        self, hpa: Hpa, text: str, error: KubeError | None = None, quick: bool = False, of_target: bool = False
+    ) -> None:
+        failing, source = (self.failing_targets, "target write") if of_target else (self.failing, "write")
+        before = failing.get(hpa.key)
         times, changes = (before.times, before.changes) if before is not None else (0, 0)
         times, changes = (times, changes + 1) if quick else (times + 1, 0)
         down = error is not None and error.kind in (Kind.UNREACHABLE, Kind.SERVER)
@@ -370,11 +400,11 @@ class Actuator:
         if error is not None and error.retry_after is not None:
             wait = max(wait, error.retry_after)
         read_first = error is not None and (error.unknown or error.kind is Kind.FIELD_CONFLICT)
-        self.failing[hpa.key] = Failing(times, self._monotonic() + wait, text, read_first, changes)
+        failing[hpa.key] = Failing(times, self._monotonic() + wait, text, read_first, changes)
         if error is None or (error.kind is Kind.FORBIDDEN and times < 3) or error.kind is Kind.STALE:
             return  # a server that has just started forbids everything for a moment
         code = Code.FORBIDDEN if error.kind is Kind.FORBIDDEN else Code.WRITE_FAILED
-        self._teller.standing_now(hpa, (Said(code, text),), "write")
+        self._teller.standing_now(hpa, (Said(code, text),), source)
 
     # --- what goes out ---
 
@@ -387,8 +417,10 @@ class Actuator:
         if now - self._swept_at >= TICK_SECONDS:
             self._swept_at = now
             self._dirty.update(key for key, state in self.states.items() if state.hold is not None)
+            self._dirty.update(key for key, state in self.targets.items() if state.hold is not None)
             self._dirty.update(self._short)
             self._dirty.update(key for key, one in self.failing.items() if one.until <= now)
+            self._dirty.update(key for key, one in self.failing_targets.items() if one.until <= now)
         keys, self._dirty = self._dirty, set()
         verdicts: dict[str, Verdict] = {}
         for key in keys:
@@ -402,7 +434,9 @@ class Actuator:
                 continue
             if verdict is not None:
                 verdicts[key] = verdict
-        self._dispatch(self._limited(verdicts), now)
+        limited = self._limited(verdicts)
+        self._dispatch(limited, now)
+        self._dispatch_targets(self._target_verdicts(keys, limited, now))
         self._repair_store(now)
 
     def _begun(self, now: float) -> bool:
@@ -434,6 +468,7 @@ class Actuator:
         for key, hpa in self.hpas.items():
             # How long the last recommendation counts is not known: the service gets a moment to say it anew.
             self.states[key] = replace(self._first_state(hpa), good_until=now + GRACE_SECONDS)
+            self.targets[key] = target.recognise(hpa, self._keep.target_of(key, hpa.uid), now + GRACE_SECONDS)
         self._dirty.update(self.hpas)
         self._leading = True
         return True
@@ -444,9 +479,9 @@ class Actuator:
             return
         self._stored_at = now
         changes: dict[str, Kept | None] = {
-            key: Kept(state.uid, state.hold, state.aside)
+            key: kept
             for key, state in self.states.items()
-            if key not in self._busy and (state.hold is not None or state.aside is not None)
+            if key not in self._busy and (kept := self._entry(key, state)) is not None
         }
         entries = dict(self._keep.entries)
         changes = {key: kept for key, kept in changes.items() if entries.get(key) != kept}
@@ -464,7 +499,16 @@ class Actuator:
         if hpa is None or state is None or hpa.uid != kept.uid:
             return True
         waits = key in self._busy or key in self._dirty or key in self._soon or key in self.failing
-        return not waits and not hpa.marked and state.hold is None and state.aside is None
+        waits |= key in self.failing_targets
+        return not waits and not hpa.marked and not hpa.target.marked and self._entry(key, state) is None
+
+    def _entry(self, key: str, state: HpaState) -> Kept | None:
+        """What the store is to hold of an HPA; None: nothing."""
+        raised = self.targets.get(key)
+        own = None if raised is None or raised.uid != state.uid or raised.guessed else raised.hold
+        if state.hold is None and state.aside is None and own is None:
+            return None
+        return Kept(state.uid, state.hold, state.aside, own)
 
     def _first_state(self, hpa: Hpa) -> HpaState:
         state = recognise(hpa, self._keep.hold_of(hpa.key, hpa.uid))
@@ -488,7 +532,7 @@ class Actuator:
             standing.append(Said(Code.MALFORMED, f"the recommendation is malformed: {self.malformed[key]}"))
         self._teller.standing_now(hpa, tuple(standing), "decision")
         if verdict.state.aside != state.aside:
-            self._keep_later({key: None if verdict.state.aside is None else Kept(hpa.uid, None, verdict.state.aside)})
+            self._keep_later({key: self._entry(key, replace(verdict.state, hold=None))})
         self.states[key] = verdict.state
         floor = _floor_of(verdict.action)
         if key in self._short and (floor is None or floor <= hpa.min_replicas):
@@ -546,7 +590,7 @@ class Actuator:
             if not allowed or self._tokens < 1.0 or len(self._busy) >= WORKERS:
                 self._dirty.add(key)
                 if len(soon) < AHEAD and isinstance(verdicts[key].action, Take):
-                    soon[key] = Kept(self.hpas[key].uid, verdicts[key].after.hold)
+                    soon[key] = _must(self._entry(key, replace(verdicts[key].after, aside=None)))
                 continue
             self._tokens -= 1.0
             self._busy.add(key)
@@ -557,6 +601,57 @@ class Actuator:
             self._workers.submit(self._work, self.hpas[key], verdicts[key], failing is not None and failing.read_first)
         self._soon = soon
 
+    def _target_verdicts(self, keys: set[str], floors: Mapping[str, Verdict], now: float) -> dict[str, TargetVerdict]:
+        """Of the HPAs whose floor is not about to be written: one write at a time for each."""
+        found: dict[str, TargetVerdict] = {}
+        for key in keys:
+            hpa, state = self.hpas.get(key), self.targets.get(key)
+            if hpa is None or state is None or key in self._busy or key in floors:
+                continue
+            failing = self.failing_targets.get(key)
+            if failing is not None and failing.until > now:
+                continue
+            try:
+                verdict = self._target_decided(key, hpa, state, now)
+            except Exception as error:  # one HPA must not stop the others
+                _log.exception("%s: no decision on its target", key)
+                self.failing_targets[key] = Failing(1, now + MOST_BACK_OFF, f"a fault of ours: {error}")
+                continue
+            if verdict is not None:
+                found[key] = verdict
+        return found
+
+    def _target_decided(self, key: str, hpa: Hpa, state: TargetState, now: float) -> TargetVerdict | None:
+        if not self.settings.apply:  # another actuator may be writing
+            state = replace(state, hold=target.recognise(hpa).hold if not hpa.target.owners else None)
+        verdict = target.decide(state, self.offers.get(key), hpa, now)
+        for said in verdict.said:
+            if said.code in _NOTICED:
+                self._teller.once(hpa, said)
+        standing = tuple(one for one in verdict.said if one.code not in _HAPPENED)
+        self._teller.standing_now(hpa, standing, "target")
+        self.targets[key] = verdict.state
+        if verdict.action is not None:
+            return verdict
+        if self.failing_targets.pop(key, None) is not None:
+            self._teller.standing_now(hpa, (), "target write")
+        return None
+
+    def _dispatch_targets(self, verdicts: Mapping[str, TargetVerdict]) -> None:
+        """Those that give back before those that raise."""
+        if not self.settings.apply:
+            for key, verdict in verdicts.items():
+                self._teller.standing_now(self.hpas[key], tuple(_would(verdict)), "target dry run")
+            return
+        allowed = self._may_write() and self._tokens_at >= self._stopped_until
+        for key in sorted(verdicts, key=lambda one: (isinstance(verdicts[one].action, RaiseTarget), one)):
+            if not allowed or self._tokens < 1.0 or len(self._busy) >= WORKERS:
+                self._dirty.add(key)
+                continue
+            self._tokens -= 1.0
+            self._busy.add(key)
+            self._workers.submit(self._work, self.hpas[key], verdicts[key], False)
+
     def _order(self, key: str, verdict: Verdict) -> tuple[int, int, str]:
         hpa = self.hpas[key]
         floor = _floor_of(verdict.action)
@@ -566,7 +661,7 @@ class Actuator:
 
     # --- in a worker ---
 
-    def _work(self, hpa: Hpa, verdict: Verdict, read_first: bool) -> None:
+    def _work(self, hpa: Hpa, verdict: Verdict | TargetVerdict, read_first: bool) -> None:
         began = self._monotonic()
         try:
             self.inbox.put(self._worked(hpa, verdict, read_first, began))
@@ -574,7 +669,7 @@ class Actuator:
             _log.exception("%s: the write failed", hpa.key)
             self.inbox.put(Done(hpa.key, verdict, None, KubeError(Kind.UNREACHABLE, f"a fault of ours: {error}")))
 
-    def _worked(self, hpa: Hpa, verdict: Verdict, read_first: bool, began: float) -> Done:
+    def _worked(self, hpa: Hpa, verdict: Verdict | TargetVerdict, read_first: bool, began: float) -> Done:
         def done(found: Hpa | None, error: KubeError | None = None, changed: bool = False) -> Done:
             return Done(hpa.key, verdict, found, error, changed, self._monotonic() - began)
 
@@ -583,21 +678,41 @@ class Actuator:
                 fresh = writes.read(self._kube, hpa)
                 if fresh.version != hpa.version:
                     return done(fresh, changed=True)
-            if isinstance(verdict.action, Take):
-                kept = Kept(hpa.uid, verdict.action.hold)
-                if self._keep.entries.get(hpa.key) != kept:
-                    self._keep_safely({**self._soon, hpa.key: kept})
-            found = writes.perform(self._kube, hpa, verdict.action)
+            found = (
+                self._target_written(hpa, verdict)
+                if isinstance(verdict, TargetVerdict)
+                else self._floor_written(hpa, verdict)
+            )
         except writes.Changed as changed:
             return done(changed.hpa, changed=True)
         except KubeError as error:
             return done(None, error)
         except ValueError as error:
             return done(None, KubeError(Kind.UNREACHABLE, f"the answer is no HPA: {error}"))
-        if verdict.after.hold is None:
-            aside = verdict.after.aside
-            self._keep_safely({hpa.key: None if aside is None else Kept(hpa.uid, None, aside)})
         return done(found)
+
+    def _floor_written(self, hpa: Hpa, verdict: Verdict) -> Hpa | None:
+        if isinstance(verdict.action, Take):
+            kept = self._entry(hpa.key, replace(verdict.after, aside=None))
+            if self._keep.entries.get(hpa.key) != kept:
+                self._keep_safely({**self._soon, hpa.key: kept})
+        found = writes.perform(self._kube, hpa, verdict.action)
+        if verdict.after.hold is None:
+            self._keep_safely({hpa.key: self._entry(hpa.key, verdict.after)})
+        return found
+
+    def _target_written(self, hpa: Hpa, verdict: TargetVerdict) -> Hpa:
+        """The user's own target is in the store before it is gone from the HPA, and until it is back."""
+        assert verdict.action is not None
+        known = self._keep.entries.get(hpa.key)
+        kept = known if known is not None and known.uid == hpa.uid else Kept(hpa.uid, None)
+        if isinstance(verdict.action, RaiseTarget):
+            self._keep_safely({hpa.key: replace(kept, target=verdict.action.hold)})
+        found = target_writes.perform(self._kube, hpa, verdict.action)
+        if verdict.after.hold is None:
+            rest = replace(kept, target=None)
+            self._keep_safely({hpa.key: None if rest.hold is None and rest.aside is None else rest})
+        return found
 
     def _keep_safely(self, changes: Mapping[str, Kept | None], seen: Mapping[str, Kept | None] | None = None) -> None:
         """The annotation holds the user's value, too: a store that fails stops no write."""
@@ -621,7 +736,18 @@ def _explained(said: Said) -> bool:
     return said.code in (Code.FLOOR_RAISED, Code.FLOOR_LOWERED, Code.FLOOR_TAKEN)
 
 
-def _would(verdict: Verdict) -> list[Said]:
+def _must(kept: Kept | None) -> Kept:
+    assert kept is not None, "a take-over has a hold"
+    return kept
+
+
+def _action_name(verdict: Verdict | TargetVerdict) -> str:
+    """`take`, `step`, `restore`, …; those of the target with its name."""
+    name = type(verdict.action).__name__.lower()
+    return f"target_{name}" if isinstance(verdict, TargetVerdict) else name
+
+
+def _would(verdict: Verdict | TargetVerdict) -> list[Said]:
     """What a dry run tells."""
     return [Said(one.code, f"would write: {one.note}" if one.code in _HAPPENED else one.note) for one in verdict.said]
 
@@ -650,8 +776,8 @@ class Process:
         if self.leadership is not None:
             self.leadership.turn()
             threads.append(("lease", self._lead_forever))
-        for name, target in threads:
-            threading.Thread(target=target, name=name, daemon=True).start()
+        for name, work in threads:
+            threading.Thread(target=work, name=name, daemon=True).start()
         lost = False
         while not self._stop.is_set() and not lost:
             self._turn()

@@ -47,6 +47,19 @@ def metrics(actuator: Actuator, kube: Kube, teller: Teller, leadership: Leadersh
         "The user's own minReplicas, kept.",
         [(_labels(key), hold.users_own) for key, hold in held.items()],
     )
+    raised = {key: one.hold for key, one in dict(actuator.targets).items() if one.hold is not None and key in hpas}
+    add(
+        "forecaster_actuator_cpu_target_percent",
+        "gauge",
+        "The HPA's CPU target while we hold it raised.",
+        [(_labels(key), told) for key in raised if (told := hpas[key].target.value) is not None],
+    )
+    add(
+        "forecaster_actuator_user_cpu_target_percent",
+        "gauge",
+        "The user's own CPU target, kept.",
+        [(_labels(key), hold.users_own) for key, hold in raised.items()],
+    )
     add(
         "forecaster_actuator_hpa_status",
         "gauge",

@@ -143,6 +143,7 @@ def restore(
     cluster: Cluster,
     scopes: tuple[str | None, ...],
     if_stale: bool,
+    only_targets: bool,
     stale_after: timedelta,
     as_json: bool,
     environ: Mapping[str, str],
@@ -155,13 +156,28 @@ def restore(
         return 0, json.dumps({"schemaVersion": SCHEMA_VERSION, "alive": True, "restored": []}) if as_json else text
     leadership = Leadership(kube, own, NAME, f"restore_{socket.gethostname()}_{os.getpid()}")
     kube.may_write = leadership.may_write
-    done = restoring.restore_all(kube, Keep(kube, own, NAME), leadership, scopes)
+    done = restoring.restore_all(kube, Keep(kube, own, NAME), leadership, scopes, only_targets=only_targets)
     failed = [one for one in done if one.error and one.error != restoring.DELETED]
     if as_json:
-        told = [{"hpa": one.key, "before": one.before, "after": one.after, "error": one.error or None} for one in done]
+        told = [
+            {
+                "hpa": one.key,
+                "before": one.before,
+                "after": one.after,
+                "targetBefore": one.target_before,
+                "targetAfter": one.target_after,
+                "error": one.error or None,
+            }
+            for one in done
+        ]
         return int(bool(failed)), json.dumps({"schemaVersion": SCHEMA_VERSION, "alive": False, "restored": told})
-    lines = [
-        f"{one.key}: {one.error}" if one.error else f"{one.key}: minReplicas {one.before} → {one.after}" for one in done
-    ]
+    lines = [f"{one.key}: {one.error or _given_back(one)}" for one in done]
     lines.append(f"{len(done) - len(failed)} given back, {len(failed)} failed" if done else "no HPA is held by us")
     return int(bool(failed)), "\n".join(lines)
+
+
+def _given_back(one: restoring.Restored) -> str:
+    parts = [f"minReplicas {one.before} → {one.after}"]
+    if one.target_before is not None:
+        parts.append(f"CPU target {one.target_before} % → {one.target_after} %")
+    return ", ".join(parts)

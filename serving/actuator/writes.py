@@ -9,13 +9,14 @@ it 1. All this is how a real API server was seen to behave; docs/actuator.md tel
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from serving.actuator import hpas
 from serving.actuator.kube import Json, Kind, Kube, KubeError
 from serving.actuator.policy import (
+    MANAGER,
     OWNERS,
     USERS_OWN,
     Action,
@@ -66,15 +67,23 @@ def _body(
     hpa: Hpa, floor: int | None, hold: Hold | None, version: str | None = None, without: frozenset[str] = frozenset()
 ) -> Json:
     """`without`: names of annotations that somebody else holds by now."""
-    metadata: Json = {"name": hpa.name, "namespace": hpa.namespace, "uid": hpa.uid}
+    marks = None
     if hold is not None:
-        metadata["annotations"] = {name: text for name, text in marks_of(hold).items() if name not in without}
-    if version is not None:
-        metadata["resourceVersion"] = version
-    body: Json = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata}
+        marks = {name: text for name, text in marks_of(hold).items() if name not in without}
+    body = body_of(hpa, marks, version)
     if floor is not None:
         body["spec"] = {"minReplicas": floor}
     return body
+
+
+def body_of(hpa: Hpa, annotations: Mapping[str, str] | None = None, version: str | None = None) -> Json:
+    """What every apply of ours says, without a spec."""
+    metadata: Json = {"name": hpa.name, "namespace": hpa.namespace, "uid": hpa.uid}
+    if annotations is not None:
+        metadata["annotations"] = dict(annotations)
+    if version is not None:
+        metadata["resourceVersion"] = version
+    return {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": metadata}
 
 
 def _take(kube: Kube, hpa: Hpa, action: Take) -> Hpa:
@@ -122,7 +131,7 @@ def _apply(kube: Kube, hpa: Hpa, floor: int, hold: Hold) -> Json:
 
 def _restore(kube: Kube, hpa: Hpa, hold: Hold) -> Hpa:
     for _ in range(ATTEMPTS):
-        told = _raw(kube, hpa)
+        told = raw(kube, hpa)
         fresh = hpas.parse(told)
         if not fresh.ours or fresh.owners:
             raise Changed(fresh, "somebody set minReplicas")
@@ -147,26 +156,36 @@ def _restore(kube: Kube, hpa: Hpa, hold: Hold) -> Hpa:
 
 def restoring(told: Mapping[str, Any], hold: Hold) -> list[Json]:
     """The JSON patch that removes us from an HPA whose minReplicas is the user's again; `told` as just read."""
+    return returning(told, ("minReplicas", hold.users_own), hold.former, MANAGER, (USERS_OWN, OWNERS))
+
+
+def returning(
+    told: Mapping[str, Any], field: tuple[str, Any], former: tuple[Owner, ...], manager: str, marks: Sequence[str]
+) -> list[Json]:
+    """The JSON patch that removes `manager` and its annotations `marks`, where the value of the field of the spec is
+    the user's again.
+    """
+    name, value = field
     metadata = told["metadata"]
     annotations = metadata.get("annotations") or {}
     steps: list[Json] = [
         {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
         {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
-        {"op": "test", "path": "/spec/minReplicas", "value": hold.users_own},
+        {"op": "test", "path": f"/spec/{name}", "value": value},
     ]
     steps += [
-        {"op": "remove", "path": f"/metadata/annotations/{name.replace('~', '~0').replace('/', '~1')}"}
-        for name in (USERS_OWN, OWNERS)
-        if name in annotations
+        {"op": "remove", "path": f"/metadata/annotations/{mark.replace('~', '~0').replace('/', '~1')}"}
+        for mark in marks
+        if mark in annotations
     ]
-    fields = managed_without_us(metadata.get("managedFields") or [], hold.former)
+    fields = managed_without(manager, metadata.get("managedFields") or [], former, name)
     steps.append({"op": "replace", "path": "/metadata/managedFields", "value": fields})
     return steps
 
 
-def managed_without_us(entries: list[Json], former: tuple[Owner, ...]) -> list[Json]:
-    """managedFields with our entry gone and `f:minReplicas` back where it was."""
-    left = [copy.deepcopy(one) for one in entries if not hpas.is_ours(one)]
+def managed_without(manager: str, entries: list[Json], former: tuple[Owner, ...], name: str) -> list[Json]:
+    """managedFields with the entry of `manager` gone and the field of the spec back where it was."""
+    left = [copy.deepcopy(one) for one in entries if not hpas.is_ours(one, manager)]
     for owner in former:
         entry = next((one for one in left if hpas.owner_of(one) == owner and not one.get("subresource")), None)
         if entry is None:  # it owned nothing else, and our taking over removed it
@@ -179,11 +198,12 @@ def managed_without_us(entries: list[Json], former: tuple[Owner, ...]) -> list[J
                 "fieldsV1": {},
             }
             left.append(entry)
-        entry.setdefault("fieldsV1", {}).setdefault("f:spec", {})["f:minReplicas"] = {}
+        entry.setdefault("fieldsV1", {}).setdefault("f:spec", {})[f"f:{name}"] = {}
     return left
 
 
-def _raw(kube: Kube, hpa: Hpa) -> Json:
+def raw(kube: Kube, hpa: Hpa) -> Json:
+    """The HPA as the API server tells it now. Raises KubeError, also where it is another object by now."""
     told = kube.get_hpa(hpa.namespace, hpa.name)
     uid = str((told.get("metadata") or {}).get("uid"))
     if uid != hpa.uid:
@@ -193,4 +213,4 @@ def _raw(kube: Kube, hpa: Hpa) -> Json:
 
 def read(kube: Kube, hpa: Hpa) -> Hpa:
     """The HPA as it is now. Raises KubeError, also where it is another object by now."""
-    return hpas.parse(_raw(kube, hpa))
+    return hpas.parse(raw(kube, hpa))

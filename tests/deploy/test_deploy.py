@@ -27,7 +27,7 @@ needs_kubectl = pytest.mark.skipif(
 )
 
 
-OVERLAYS = ("retrain", "retrain-gpu")
+OVERLAYS = {"retrain": 3, "retrain-gpu": 3, "raised-target": 1}  # objects beside those of the base
 
 
 @functools.cache
@@ -135,9 +135,10 @@ def test_selectors_find_their_pods() -> None:
 
 
 @needs_kubectl
-@pytest.mark.parametrize("name", ["forecaster-actuator", "forecaster-restore"])
+@pytest.mark.parametrize("name", ["forecaster-actuator", "forecaster-restore", "forecaster-restore-target"])
 def test_the_command_line_knows_the_arguments(name: str) -> None:
-    arguments = pods()[name]["containers"][0]["args"]
+    pod = pod_of(job_of("raised-target", name)) if name.endswith("-target") else pods()[name]
+    arguments = pod["containers"][0]["args"]
     done = CliRunner().invoke(app, ["actuate", *arguments, "--help"])
     assert done.exit_code == 0
     for one in arguments:
@@ -145,10 +146,8 @@ def test_the_command_line_knows_the_arguments(name: str) -> None:
     assert "--apply" not in arguments  # a dry run, until somebody says otherwise
 
 
-def job_of(overlay: str) -> Json:
-    (job,) = [
-        one for one in rendered(overlay) if one["metadata"]["name"] == "forecaster-retrain" and one["kind"] == "CronJob"
-    ]
+def job_of(overlay: str, name: str = "forecaster-retrain") -> Json:
+    (job,) = [one for one in rendered(overlay) if one["metadata"]["name"] == name and one["kind"] == "CronJob"]
     return job
 
 
@@ -164,11 +163,11 @@ def test_every_object_of_an_overlay_is_valid(overlay: str, minor: str) -> None:
     for one in rendered(overlay):
         if one["apiVersion"] != OPERATOR:
             kubernetes_validate.validate(one, minor, strict=True)
-    assert len(rendered(overlay)) == len(rendered()) + 3
+    assert len(rendered(overlay)) == len(rendered()) + OVERLAYS[overlay]
 
 
 @needs_kubectl
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", ["retrain", "retrain-gpu"])
 def test_the_retrain_job_runs_alone_may_be_taken_away_and_writes_to_no_cluster(overlay: str) -> None:
     spec, pod = job_of(overlay)["spec"], pod_of(job_of(overlay))
     assert spec["concurrencyPolicy"] == "Forbid"
@@ -191,6 +190,15 @@ def test_the_retrain_job_runs_alone_may_be_taken_away_and_writes_to_no_cluster(o
     assert done.exit_code == 0
     for one in container["args"]:
         assert not one.startswith("--") or one.partition("=")[0] in done.output
+
+
+@needs_kubectl
+def test_raised_targets_are_given_back_by_the_same_job_as_floors_but_sooner() -> None:
+    floors, targets = job_of("base", "forecaster-restore"), job_of("raised-target", "forecaster-restore-target")
+    assert pod_of(floors) | {"containers": []} == pod_of(targets) | {"containers": []}
+    (one,), (other,) = pod_of(floors)["containers"], pod_of(targets)["containers"]
+    assert one["image"] == other["image"] and one["securityContext"] == other["securityContext"]
+    assert targets["spec"]["schedule"] == "*/2 * * * *" and "--only-targets" in other["args"]
 
 
 @needs_kubectl

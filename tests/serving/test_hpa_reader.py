@@ -82,7 +82,16 @@ def test_who_would_be_left_alone_is_told_with_the_advice(server: FakeApiServer, 
     assert "kustomize-controller" in reader.refusals()["shop/cart"]
     server.delete_hpa("shop", "cart")
     until(server, lambda: "shop/cart" not in reader.facts())
+    assert reader.refusals() == reader.target_refusals() == {}
+
+
+def test_whose_target_would_be_left_alone_is_told_apart(server: FakeApiServer, reader: ApiHpas) -> None:
+    """Flux leaves minReplicas out, and states the metrics."""
+    server.create_hpa("shop", "cart", min_replicas=None, manager="kustomize-controller", operation="Apply")
+    until(server, lambda: "shop/cart" in reader.facts())
     assert reader.refusals() == {}
+    assert reader.target_refusals().keys() == {"shop/cart"}
+    assert "leave metrics out of its manifest" in reader.target_refusals()["shop/cart"]
 
 
 def test_a_missing_right_is_trouble_and_no_exception(server: FakeApiServer) -> None:

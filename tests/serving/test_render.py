@@ -127,6 +127,7 @@ def test_the_etag_follows_decisions_and_not_times_or_words() -> None:
     assert etag_of([one]) == etag_of([later])
     assert etag_of([one]) != etag_of([replace(one, floor=5)])
     assert etag_of([one]) != etag_of([replace(one, reasons=())])
+    assert etag_of([one]) != etag_of([replace(one, raised_target=80)])
 
 
 def test_json_holds_null_for_what_is_not_known() -> None:
