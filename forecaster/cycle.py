@@ -394,6 +394,7 @@ class Cycle:
         found = {
             "longestViolationSeconds": float(report.longest_violation_seconds[place]),
             "worstHourRatio": float(report.worst_hour_ratio[place]),
+            "judgedSeconds": float(report.judged_seconds[place]),
         }
         return {name: value for name, value in found.items() if value == value}
 

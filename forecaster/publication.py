@@ -48,7 +48,9 @@ class WorkloadStatus:
     skill: Mapping[str, float] = field(default_factory=dict)  # baseline -> our pinball loss / its own
     coverage: Mapping[str, float] = field(default_factory=dict)  # nominal ("0.8") -> measured
     risk: Mapping[str, float] = field(default_factory=dict)  # asked | issued | actual
-    risk_detail: Mapping[str, float] = field(default_factory=dict)  # longestViolationSeconds, worstHourRatio
+    risk_detail: Mapping[str, float] = field(
+        default_factory=dict
+    )  # longestViolationSeconds, worstHourRatio, judgedSeconds
     lead_time_seconds: float | None = None
     capacity_per_replica: float | None = None
     capacity_note: str = ""  # what a learned one rests on, in words

@@ -233,10 +233,13 @@ def _raises(scale: ScaleSpec | None) -> bool:
 
 def _owned(found: Found, refusals: Mapping[str, str], target_refusals: Mapping[str, str]) -> Found:
     """With the reason why the actuator would leave its HPA or its CPU target alone, where it is asked to write."""
-    said = [one[found.hpa or ""] for one in (refusals, target_refusals) if (found.hpa or "") in one]
-    if not said or found.mode != Mode.APPLY.value:
+    of_floor, of_target = refusals.get(found.hpa or ""), target_refusals.get(found.hpa or "")
+    if of_floor is None and of_target is not None:
+        of_target = f"the floor is written, the CPU target stays: {of_target}"
+    said = of_floor or of_target
+    if said is None or found.mode != Mode.APPLY.value:
         return found
-    reasons = [Reason(ReasonCode.OWNED_BY_OTHER, one) for one in dict.fromkeys(said)]
+    reasons = [Reason(ReasonCode.OWNED_BY_OTHER, said)]
     return replace(found, reasons=(*reasons, *found.reasons))
 
 

@@ -107,6 +107,9 @@ def as_text(one: Account) -> str:
         f"  desired replicas       {_whole(made.desired_replicas)}   the larger of floor and reactive",
         f"  counts for             {made.valid_for.total_seconds():.0f} s",
     ]
+    if given.spec.raised_target_ratio is not None:
+        stands = "the user's own stands" if made.raised_target is None else f"{made.raised_target} %"
+        lines.append(f"  CPU target             {stands}")
     for reason in made.reasons:
         meaning, advice = ADVICE[reason.code]
         lines.append(f"  {reason.code.value}: {reason.detail or meaning} → {advice}")

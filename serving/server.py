@@ -32,6 +32,7 @@ from serving.loop import CycleLike, HistoryLike
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.types import ASGIApp
 
     from forecaster.chunks import HistoryChunk
     from forecaster.config import Config
@@ -442,7 +443,7 @@ class Service:
 
 
 async def answer(
-    app: object,
+    app: ASGIApp,
     listening: socket.socket,
     on_stop: Callable[[], None],
     certificate: Path | None = None,
@@ -452,17 +453,19 @@ async def answer(
     """Serves the application until SIGTERM or SIGINT, or `until` is set; `on_stop` is called first."""
     import uvicorn
 
+    from serving.dated import Dated
     from serving.limits import guarded_protocol
 
     server = _server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            Dated(app),
             http=guarded_protocol(),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            date_header=False,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=GRACE_SECONDS,
             ssl_certfile=certificate,

@@ -32,8 +32,9 @@ class View:
 def part(view: View) -> str:
     """Everything below the heading; the script asks for it again."""
     opened = [one for one in view.incidents if one.closed_at is None]
-    count = f"{len(opened)} open" if opened else "none is open"
-    out = [f'<p class="summary">{count}; what closed stands below, newest first. Times are those of this browser.</p>']
+    closed = "; what closed stands below, newest first" if len(opened) < len(view.incidents) else ""
+    count = f"{len(opened)} open" if opened else "None is open"
+    out = [f'<p class="summary">{count}{closed}. Times are those of this browser.</p>']
     chosen = next((one for one in view.incidents if one.id == view.chosen), None)
     if view.chosen and chosen is None:
         out.append(words.note("The incident that the link names is not kept any more."))

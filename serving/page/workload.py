@@ -27,6 +27,7 @@ from serving.render import Rendered
 RANGES = (6, 24)  # hours shown
 MOST_INCIDENTS = 20
 TABLE_ROWS = 24  # of a chart's data table, per part
+_TELLING_SECONDS = 86_400.0  # judged ones from which the share of time above capacity says something
 LATE_START = 600.0  # seconds without a decision at the beginning of the chart that are worth a word
 
 
@@ -332,11 +333,29 @@ def _decision(view: View) -> str:
     return (
         f"{head}<p><strong>{floor}</strong>, desired {whole(made.desired_replicas)} (the larger of floor and what the "
         f"load needs now). The last word had <code>{text(made.bound_by)}</code>: {bound}.</p>"
+        f"{_raised(view, made)}"
         f"{table('Every candidate', ('candidate', 'replicas', 'how'), rows, numbers_from=9)}"
         f"<p>Decided {words.moment(made.made_at)} on data through {words.moment(made.data_through)}; counts for "
         f"{span(made.valid_for.total_seconds())}. <code>forecaster explain {text(view.name)}</code> recomputes every "
         "number of it.</p></section>"
     )
+
+
+def _raised(view: View, made: Recommendation) -> str:
+    scale = view.status.workload.scale
+    if scale is None or scale.raised_target_ratio is None:
+        return ""
+    if made.raised_target is not None:
+        return f"<p>The HPA may aim at <strong>{made.raised_target} %</strong> of the CPU request: all is calm.</p>"
+    return (
+        "<p>The user's own CPU target stands: a raised one waits until nothing has spoken against it for "
+        f"{span(scale.hold.total_seconds())}.</p>"
+    )
+
+
+def _so_far(judged: float) -> str:
+    """A floor that has just begun to climb was short for most of its life: that says little of the dial."""
+    return f"; {span(judged)} judged so far: too early to tell" if judged < _TELLING_SECONDS else ""
 
 
 def _quality(view: View) -> str:
@@ -354,7 +373,8 @@ def _quality(view: View) -> str:
                     f"; longest {span(one.risk_detail['longestViolationSeconds'])}"
                     if "longestViolationSeconds" in one.risk_detail
                     else ""
-                ),
+                )
+                + _so_far(one.risk_detail.get("judgedSeconds", math.nan)),
             )
         )
     for nominal, measured in one.coverage.items():

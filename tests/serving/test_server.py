@@ -21,6 +21,7 @@ import uvicorn
 
 from forecaster.errors import InputError
 from serving import server
+from serving.dated import Dated
 from serving.health import Health
 from serving.limits import guarded_protocol
 from serving.store import Store
@@ -235,6 +236,58 @@ def test_a_changed_file_is_applied_once_and_a_bad_one_keeps_the_old(
     file.write_text("three")
     reload()
     assert applied == ["two", "three"] and health.config_error is None
+
+
+# --- the time of an answer -------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_dated_when_it_begins() -> None:
+    """A long poll asks at one time and is answered at another; the age of a recommendation rests on the latter."""
+    now = [1_000_000_000.0]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        now[0] += 25.0  # waited
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {}
+
+    asyncio.run(Dated(app, lambda: now[0])({"type": "http"}, receive, send))
+    assert dict(sent[0]["headers"])[b"date"] == b"Sun, 09 Sep 2001 01:47:05 GMT"
+
+
+def test_the_server_dates_each_answer_once() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    listening = server.bind("127.0.0.1", 0)
+
+    async def asked() -> http.client.HTTPResponse:
+        until = asyncio.Event()
+        running = asyncio.create_task(server.answer(app, listening, lambda: None, until=until))
+        found = await asyncio.to_thread(answer_of, listening.getsockname()[1])
+        until.set()
+        await running
+        return found
+
+    assert len(asyncio.run(asked()).headers.get_all("date") or ()) == 1
+    listening.close()
+
+
+def answer_of(port: int) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/")
+    found = connection.getresponse()
+    found.read()
+    connection.close()
+    return found
 
 
 # --- rude callers ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from forecaster.anomaly.grouping import COMMON_CAUSE
 from forecaster.domain import Mode
-from forecaster.publication import Publication
+from forecaster.publication import Publication, WorkloadStatus
 from forecaster.reasons import Reason, ReasonCode
 from serving import api
 from serving.page import assets, demo, words
@@ -126,6 +126,34 @@ def test_without_uplot_one_line_says_so_and_the_tables_are_open(opened: Open) ->
     assert text.count("The charts are missing in this installation") == 1
     assert "uPlot.iife" not in text and 'role="img"' not in text
     assert text.count("<details open>") == 2 and "lowest 100" in text
+
+
+def first(opened: Open, status: Callable[[WorkloadStatus], WorkloadStatus], raised: int | None = None) -> str:
+    """The page of the first workload, with another status and target."""
+    base = scenes.made(("a", "b"))
+    recommendations = (replace(base.recommendations[0], raised_target=raised), *base.recommendations[1:])
+    workloads = (status(base.workloads[0]), *base.workloads[1:])
+    made = replace(base, workloads=workloads, recommendations=recommendations)
+    return opened(scenes.edges(made)).get("/workloads/a").text
+
+
+def test_a_share_of_time_that_rests_on_minutes_says_so(opened: Open) -> None:
+    def judged(seconds: float) -> str:
+        return first(opened, lambda one: replace(one, risk_detail={"judgedSeconds": seconds}))
+
+    assert "4 min judged so far: too early to tell" in judged(240.0)
+    assert "judged so far" not in judged(2 * 86_400.0)
+
+
+def test_a_raised_target_stands_beside_the_floor(opened: Open) -> None:
+    def managed(one: WorkloadStatus) -> WorkloadStatus:
+        assert one.workload.scale is not None
+        scale = replace(one.workload.scale, raised_target_ratio=0.8)
+        return replace(one, workload=replace(one.workload, scale=scale))
+
+    assert "may aim at <strong>80 %</strong> of the CPU request" in first(opened, managed, 80)
+    assert "own CPU target stands" in first(opened, managed)
+    assert "CPU target" not in first(opened, lambda one: one)
 
 
 def test_decisions_that_began_lately_are_said_to(opened: Open) -> None:
@@ -260,7 +288,7 @@ def test_a_common_cause_names_its_workloads_and_they_name_it(opened: Open) -> No
 
 def test_no_incident_anywhere_says_so(opened: Open) -> None:
     text = opened(scenes.edges(scenes.made(("a",)), role="loop")).get("/incidents").text
-    assert "none is open" in text and "falseAlarmsPerWorkloadPerWeek" in text and "An operator can say" in text
+    assert "None is open. Times" in text and "falseAlarmsPerWorkloadPerWeek" in text and "An operator can say" in text
 
 
 def test_the_band_that_was_expected_stands_beside_the_load(opened: Open) -> None:
