@@ -27,7 +27,9 @@ class Past:
         ratio = self._coarse_step // self._step
         self._times = series.times
         first = int(self._times[0]) if series.values.shape[1] else 0
-        self._coarse_first = -grid.floor_to(-first, self._coarse_step)  # end of the first coarse interval
+        self._phase = first % self._step  # the live grids have none; those of somebody's series may
+        # end of the first coarse interval
+        self._coarse_first = self._phase - grid.floor_to(self._phase - first, self._coarse_step)
         lead = (first - (self._coarse_first - self._coarse_step)) // self._step - 1
         whole = (lead + self._values.shape[1]) // ratio * ratio
         padded = np.concatenate((np.full((len(self._values), lead), np.nan, dtype=np.float32), self._values), axis=1)
@@ -38,7 +40,7 @@ class Past:
         """What was known at the end of `column`, of some rows or of all; of all without a copy."""
         fine = self._values[:, max(0, column + 1 - FINE_COLUMNS) : column + 1]
         origin = int(self._times[column])
-        head = grid.floor_to(origin, self._coarse_step)
+        head = grid.floor_to(origin - self._phase, self._coarse_step) + self._phase
         end = max((head - self._coarse_first) // self._coarse_step + 1, 0)
         coarse = self._coarse[:, max(0, end - self._columns) : end]
         if not coarse.shape[1]:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 from pydantic.alias_generators import to_camel
 
+from forecaster.scaling.lead_time import LONGEST
+
 LONGEST_HORIZON = timedelta(days=7)
 SHORTEST_STEP, LONGEST_STEP = timedelta(seconds=1), timedelta(days=1)
 MOST_STEPS = 10_080  # of a forecast: a week of minutes
@@ -188,8 +190,8 @@ class WhatifBody(Body):
         if self.values is not None and len(self.values) * self.step > timedelta(days=400):
             raise ValueError("values: they last longer than 400 days")
         for one in self.startups:
-            if one.total_seconds() % 15 or one > timedelta(hours=1):
-                raise ValueError("startups: write multiples of 15 s, at most 1h")
+            if one.total_seconds() % 15 or one > LONGEST:
+                raise ValueError("startups: write multiples of 15 s, at most 15m")
         if self.min_replicas > self.max_replicas:
             raise ValueError(f"minReplicas: {self.min_replicas} is above maxReplicas {self.max_replicas}")
         return self

@@ -72,6 +72,7 @@ def test_a_query_is_read_over_its_history_and_only_a_limited_one(client: TestCli
         ({"start": None}, "start"),
         ({"startups": ["60s"]}, "shorter than its step"),
         ({"startups": ["61s"]}, "multiples of 15 s"),
+        ({"startups": ["20m"]}, "at most 15m"),
         ({"minReplicas": 9, "maxReplicas": 4}, "above maxReplicas"),
         ({"capacityPerReplica": 0.0}, "capacityPerReplica"),
         ({"step": "7m30s", "startups": ["15m"], "values": [1.0, 2.0] * 300}, ""),

@@ -63,6 +63,21 @@ def test_the_past_is_what_a_context_of_plain_values_would_be(minutes: int, colum
     np.testing.assert_allclose(found.coarse.values[:, -width:], expected.coarse.values[:, -width:], rtol=1e-6)
 
 
+@pytest.mark.parametrize("step", [15, 60, 300, 450, 3600])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_series_beside_the_grid_has_a_coarse_grid_of_its_own(step: int, share: float) -> None:
+    values = np.arange(600, dtype=np.float32)[None, :]
+    end, width = datetime(2026, 3, 9, tzinfo=UTC), timedelta(seconds=step)
+    shift = timedelta(seconds=int(share * step))
+    plain = Past(SeriesBatch((SeriesKey("a"),), end, width, values))
+    moved = Past(SeriesBatch((SeriesKey("a"),), end + shift, width, values))
+    for column in (0, 7, 100, 599):
+        one, other = plain.at(column), moved.at(column)
+        for grid, shifted in ((one.fine, other.fine), (one.coarse, other.coarse)):
+            assert shifted.origin == grid.origin + shift
+            assert np.array_equal(shifted.values, grid.values, equal_nan=True)
+
+
 def test_the_past_reaches_no_further_back_than_its_span() -> None:
     found = Past(batch(daily(35)), timedelta(days=28)).at(34 * DAY)
     assert found.coarse.values.shape[1] == 28 * DAY

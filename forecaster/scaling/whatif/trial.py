@@ -16,6 +16,7 @@ from forecaster.errors import InputError
 from forecaster.scaling.capacity import usable_capacity
 from forecaster.scaling.cluster import Service, Startup
 from forecaster.scaling.hpa import SYNC_SECONDS, Behavior
+from forecaster.scaling.lead_time import LONGEST
 
 DAY = 86_400
 NOISE = 0.01
@@ -162,6 +163,10 @@ def _check(name: str, values: FloatArray, step: int, start_up: int, capacity: fl
     if start_up < step:
         raise InputError(
             f"{name}: a start-up of {start_up} s is shorter than its step of {step} s: data cannot show it"
+        )
+    if start_up > LONGEST.total_seconds():
+        raise InputError(
+            f"{name}: a start-up of {start_up} s: a decision looks {LONGEST.seconds // 60} minutes ahead at most"
         )
     known = values[np.isfinite(values)]
     if len(known) < 0.5 * len(values):

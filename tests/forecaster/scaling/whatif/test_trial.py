@@ -27,9 +27,22 @@ from tests.forecaster.scaling.whatif.loads import A_DAY, STEP, daily, times, tri
         (daily(3), {"hpa": Hpa(min_replicas=9, max_replicas=3)}, "the minimum 9 is above the maximum 3"),
         (daily(3), {"hpa": Hpa(target=0)}, "a target of 0 %"),
         (daily(3), {"start_up": 60}, "shorter than its step"),
+        (daily(3), {"start_up": 915}, "looks 15 minutes ahead at most"),
         (np.where(np.arange(3 * A_DAY) < 2, daily(3), 0.0), {}, "capacity is 0"),
     ],
-    ids=["short", "constant", "gaps", "negative", "zero", "negative capacity", "bounds", "target", "step", "idle"],
+    ids=[
+        "short",
+        "constant",
+        "gaps",
+        "negative",
+        "zero",
+        "negative capacity",
+        "bounds",
+        "target",
+        "step",
+        "long",
+        "idle",
+    ],
 )
 def test_a_bad_input_is_refused_in_words(values: Any, more: dict[str, Any], words: str) -> None:
     given = {"start_up": 600, **more}
