@@ -19,6 +19,7 @@ from forecaster.domain import HpaFacts, Mode, ScaleSpec, WorkloadSpec
 from forecaster.errors import ClusterError, InputError
 from forecaster.scaling.external_metric import ExternalMetric, ReactiveLoad, discovery_series, external_metric
 from serving import external_manifests as manifests
+from serving import hpa_manifest
 from serving.actuator import hpas, target
 from serving.actuator.kube import Kind, Kube, KubeError
 from serving.actuator.policy import USERS_OWN, Hpa
@@ -248,18 +249,13 @@ def _live(
 
 
 def _from_file(path: Path, scale: ScaleSpec) -> dict[str, Any]:
-    try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--hpa: {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(told, dict) or told.get("kind") != "HorizontalPodAutoscaler":
-        raise InputError(f"--hpa: {path} holds no HorizontalPodAutoscaler: write kubectl get hpa NAME -o yaml > FILE")
-    if told.get("apiVersion") != "autoscaling/v2":
-        raise InputError(f"--hpa: {path} is {told.get('apiVersion')}: write one of autoscaling/v2")
+    found = hpa_manifest.objects_of(path)
+    read = [hpa_manifest.manifest_of(one, f"--hpa: {path}") for one in found]
+    told = next((one for hpa, one in zip(read, found, strict=True) if hpa.is_of(scale.namespace, scale.hpa)), None)
+    if told is None:
+        there = ", ".join(f"{one.namespace or scale.namespace}/{one.name}" for one in read)
+        raise InputError(f"--hpa: {path} is {there}, the workload scales {scale.namespace}/{scale.hpa}")
     metadata: dict[str, Any] = told["metadata"] if isinstance(told.get("metadata"), dict) else {}
-    named = (metadata.get("namespace", scale.namespace), metadata.get("name"))
-    if named != (scale.namespace, scale.hpa):
-        raise InputError(f"--hpa: {path} is {named[0]}/{named[1]}, the workload scales {scale.namespace}/{scale.hpa}")
     marks = {USERS_OWN: "a floor of ours as minReplicas", target.USERS_OWN: "a CPU target that we raised"}
     held = next((what for mark, what in marks.items() if mark in (metadata.get("annotations") or {})), None)
     if held is not None and not metadata.get("managedFields"):

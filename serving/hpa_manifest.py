@@ -57,7 +57,12 @@ def with_behavior(hpa: Hpa, behavior: Behavior | None) -> Hpa:
 
 
 def read(path: Path) -> list[Manifest]:
-    """The HPAs of a file, YAML or JSON: one, or a List of them. Raises InputError naming file and field."""
+    """The HPAs of a file. Raises InputError naming file and field."""
+    return [manifest_of(one, f"--hpa: {path}") for one in objects_of(path)]
+
+
+def objects_of(path: Path) -> list[dict[str, Any]]:
+    """The HPAs of a file as they stand there, YAML or JSON: one, or a List of them. Raises InputError naming it."""
     try:
         told = config_yaml.parse(path.read_text(encoding="utf-8")).data
     except OSError as error:
@@ -67,13 +72,11 @@ def read(path: Path) -> list[Manifest]:
     except config_yaml.YamlError as error:
         raise InputError(f"--hpa: {path}: {error}") from error
     objects = told.get("items") if isinstance(told, dict) and isinstance(told.get("items"), list) else [told]
-    found = [
-        manifest_of(one, f"--hpa: {path}")
-        for one in objects or []
-        if isinstance(one, dict) and one.get("kind") == _KIND
-    ]
+    found = [one for one in objects or [] if isinstance(one, dict) and one.get("kind") == _KIND]
     if not found:
-        raise InputError(f"--hpa: {path} holds no {_KIND}: write one, or a List of them")
+        raise InputError(
+            f"--hpa: {path} holds no {_KIND}: write one, or a List of them, as kubectl get hpa -o yaml prints"
+        )
     return found
 
 

@@ -27,6 +27,7 @@ from forecaster.scaling.external_metric import (
     external_metric,
 )
 from serving import cli
+from serving.actuator import target
 from serving.generating import Asked, Generated, as_yaml, generate
 from serving.metrics_text import FAMILIES, recommendations_section
 from tests.apiserver import FakeApiServer, cpu_metric
@@ -244,7 +245,7 @@ def test_workloads_that_share_an_hpa_all_count(tmp_path: Path) -> None:
         ({}, r"shop/checkout cannot be read, so what it scales is not known: write --scale-target"),
         ({"workload": "limits"}, r"scale\.bounds\.maxReplicas is not configured: write --hpa FILE"),
         ({"scale_target": "front"}, r"--scale-target: 'front' is not KIND/NAME"),
-        ({"live": {**hpa(), "apiVersion": "autoscaling/v1"}}, r"is autoscaling/v1: write one of autoscaling/v2"),
+        ({"live": {**hpa(), "apiVersion": "autoscaling/v1"}}, r"apiVersion is 'autoscaling/v1': write autoscaling/v2"),
         ({"live": {"kind": "Deployment"}}, r"holds no HorizontalPodAutoscaler"),
         ({"live": {**hpa(), "metadata": {"name": "cart"}}}, r"is shop/cart, the workload scales shop/checkout"),
         ({"live": hpa(minReplicas=40)}, r"minReplicas 40 is above maxReplicas 30"),
@@ -325,6 +326,30 @@ def test_the_hpa_is_read_and_never_written(server: FakeApiServer, tmp_path: Path
     assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 20)
     assert spec["metrics"][0] == cpu_metric(70) and external(spec["metrics"])["target"]["averageValue"] == "84"
     assert server.get("shop", "checkout") == before
+
+
+def test_a_target_that_we_raised_is_not_taken_for_the_users(server: FakeApiServer, tmp_path: Path) -> None:
+    metrics = [cpu_metric(85)]
+    marks = {target.USERS_OWN: "70", target.OWNERS: "kubectl-client-side-apply/Update/autoscaling/v2"}
+    ours = {"metadata": {"annotations": marks}, "spec": {"metrics": metrics}}
+    server.apply_as(target.MANAGER, "shop", "checkout", ours, force=True)
+    found = made(tmp_path, configured(server, tmp_path)).manifests.objects[0]
+    assert found["spec"]["metrics"][0] == cpu_metric(70)
+    assert external(found["spec"]["metrics"])["target"]["averageValue"] == "84"
+    assert not set(marks) & set(found["metadata"].get("annotations") or {})
+    held = server.get("shop", "checkout")
+    del held["metadata"]["managedFields"]
+    with pytest.raises(InputError, match="holds a CPU target that we raised"):
+        made(tmp_path, live={"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", **held})
+
+
+def test_the_hpa_is_found_in_a_list(tmp_path: Path) -> None:
+    several = {"apiVersion": "v1", "kind": "List", "items": [hpa(maxReplicas=31), hpa()]}
+    several["items"][0]["metadata"] = {"name": "other", "namespace": "shop"}
+    assert made(tmp_path, live=several).manifests.objects[0]["spec"]["maxReplicas"] == 30
+    several["items"].pop()
+    with pytest.raises(InputError, match="is shop/other, the workload scales shop/checkout"):
+        made(tmp_path, live=several)
 
 
 def test_an_hpa_that_does_not_exist_is_a_wrong_name(server: FakeApiServer, tmp_path: Path) -> None:
