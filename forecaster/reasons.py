@@ -104,7 +104,7 @@ ADVICE: dict[ReasonCode, tuple[str, str]] = {
     ),
     ReasonCode.CALIBRATING: (
         "The quantiles rest on history alone, not yet on enough forecasts that came due.",
-        "Wait a day or two.",
+        "Wait about four hours; 50 steps where a step is longer than five minutes.",
     ),
     ReasonCode.CALIBRATION_LOST: (
         "Measured coverage lies outside of what chance allows.",
