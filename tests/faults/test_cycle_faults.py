@@ -20,6 +20,7 @@ from forecaster.domain import (
     Bounds,
     Event,
     FloatArray,
+    HpaFacts,
     IntArray,
     Mode,
     Recommendation,
@@ -29,7 +30,7 @@ from forecaster.domain import (
     WorkloadSpec,
 )
 from forecaster.errors import SourceError
-from forecaster.ports import MetricSource
+from forecaster.ports import HpaReader, MetricSource
 from forecaster.publication import Publication
 from forecaster.reasons import ReasonCode
 from forecaster.scaling import decision
@@ -108,11 +109,12 @@ class World:
         at: datetime = NOW,
         span: timedelta = timedelta(days=4),
         settled: int = 8,
+        hpas: HpaReader | None = None,
     ) -> None:
         """Runs `settled` cycles, the last one at `at`."""
         self.interval = interval
         self.cycle = Cycle(
-            specs, step=MINUTE, interval=interval, span=span, source=prometheus, forecasters=forecasters()
+            specs, step=MINUTE, interval=interval, span=span, source=prometheus, forecasters=forecasters(), hpas=hpas
         )
         self.now = at - settled * interval
         self.said: Publication
@@ -255,6 +257,39 @@ def test_p1_a_cold_start_without_prometheus_has_no_floor_and_no_forecast() -> No
     prometheus.broken = None
     world.run(2)
     assert world.has_forecast("a") and world.floor("a") is not None
+
+
+class Seen:
+    """One HPA, as the API server tells it."""
+
+    def facts(self) -> Mapping[str, HpaFacts]:
+        return {"shop/a": HpaFacts("u", min_replicas=LEAST, users_own=LEAST, max_replicas=MOST, cpu_target=70)}
+
+
+def test_a_raised_target_comes_when_all_is_calm_and_goes_with_the_first_doubt() -> None:
+    prometheus = source(a=still(100))
+    prometheus.series |= cluster("a", constant(20))
+    spec = plain("a", raised_target_ratio=0.8)
+    world = World(prometheus, spec, hpas=Seen())
+    hold = int(ScaleSpec("", "").hold / MINUTE)
+
+    def calm_from() -> int:
+        """Cycles until it is raised."""
+        for cycles in range(400):
+            if world.one("a").raised_target is not None:
+                return cycles
+            world.run()
+        raise AssertionError(world.codes("a"))
+
+    waited = calm_from()
+    assert waited > 200  # not before the calibration has been judged
+    assert world.one("a").raised_target == 80 and world.floor("a") is not None
+    prometheus.broken = REFUSED
+    world.run()
+    assert world.one("a").raised_target is None
+    assert world.floor("a") is not None  # which walks; head-room is given back at once
+    prometheus.broken = None
+    assert hold <= calm_from() <= hold + 5
 
 
 def test_p5_a_query_that_is_refused_hurts_its_own_workload_only() -> None:
