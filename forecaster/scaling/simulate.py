@@ -149,6 +149,10 @@ class Simulation:
             reversals=states["reversals"],
         )
 
+    def retarget(self, per_cent: NDArray[Any]) -> None:
+        """CPU targets (service,) that the HPAs have from their next pass on."""
+        self._fleet["target"] = per_cent
+
     def step(self, load: NDArray[Any], floors: NDArray[Any] | None = None) -> Ticks:
         """One tick: the HPAs' pass under `floors` (service,), then 15 s of `load` (service,)."""
         loads = np.asarray(load, dtype=np.float64)[:, None]

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from forecaster.domain import FloatArray, IntArray
-from forecaster.scaling.external_metric import MOST_TARGET_RATIO
+from forecaster.scaling import raised_target
 from forecaster.scaling.hpa import SYNC_SECONDS, Hpa, HpaState, Rules, reconcile, with_defaults
 from forecaster.scaling.hpa_metrics import Tolerances, average_proposal
 from forecaster.scaling.whatif import peaks
@@ -66,7 +66,7 @@ def figures(trial: Trial, floors: IntArray) -> dict[str, tuple[float, float]]:
     metrics = {
         "reactive HPA": (read, None),
         "external metric": (np.maximum(np.maximum(ours, reactive) * target, read), None),
-        "--save": (np.maximum(ours * target, read * ratio / MOST_TARGET_RATIO), 0.0),
+        "--save": (np.maximum(ours * target, read * ratio / raised_target.MOST), 0.0),
     }
     out = {}
     for name, (values, tolerance) in metrics.items():

@@ -310,3 +310,16 @@ def test_it_runs_where_no_folder_can_be_written(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == 10.0
+
+
+def test_another_target_counts_from_the_next_pass_on() -> None:
+    service = Service(capacity_per_replica=100.0, min_replicas=2, max_replicas=50, target_utilization=70)
+    one = Simulation([service, service], np.array([700.0, 700.0]))
+    load = np.array([700.0, 700.0])
+    for _ in range(8):
+        one.step(load)
+    assert one.replicas.tolist() == [10, 10]
+    one.retarget(np.array([70, 50]))
+    for _ in range(8):
+        one.step(load)
+    assert one.replicas.tolist() == [10, 14]
