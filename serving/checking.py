@@ -27,6 +27,7 @@ from forecaster.history import Reading
 from forecaster.prometheus import PrometheusSource
 from forecaster.publication import Publication, WorkloadStatus
 from forecaster.reasons import ADVICE, Reason, ReasonCode
+from forecaster.scaling import raised_target
 from models.persistence import Persistence
 from serving import checking_model
 from serving.checking_model import ModelFound
@@ -153,12 +154,20 @@ def _check(
     pods = _pods(cycle.reading)
     found = tuple(
         replace(
-            _owned(
-                _found(
-                    status, published, facts, costs[status.workload.spec.load], oldest[status.row], known[status.row]
+            _never_raised(
+                _owned(
+                    _found(
+                        status,
+                        published,
+                        facts,
+                        costs[status.workload.spec.load],
+                        oldest[status.row],
+                        known[status.row],
+                    ),
+                    refusals,
+                    target_refusals if _raises(status.workload.scale) else {},
                 ),
-                refusals,
-                target_refusals if _raises(status.workload.scale) else {},
+                status.workload.scale,
             ),
             pods=pods.get(status.workload.name, {}),
         )
@@ -231,6 +240,21 @@ def _raises(scale: ScaleSpec | None) -> bool:
     return scale is not None and scale.raised_target_ratio is not None
 
 
+def _never_raised(found: Found, scale: ScaleSpec | None) -> Found:
+    """With the reason why a CPU target that may be raised never will be."""
+    if scale is None or not _raises(scale) or raised_target.wanted(scale, found.facts) is not None:
+        return found
+    own = None if found.facts is None else found.facts.cpu_target
+    why = (
+        "the HPA has no metric of CPU utilization that is known: is it read (`kubernetes:`)?"
+        if own is None
+        else f"that of the HPA is {own} %, no lower than scale.raisedTarget"
+    )
+    return replace(
+        found, reasons=(Reason(ReasonCode.HPA_INVALID, f"the CPU target is never raised: {why}"), *found.reasons)
+    )
+
+
 def _owned(found: Found, refusals: Mapping[str, str], target_refusals: Mapping[str, str]) -> Found:
     """With the reason why the actuator would leave its HPA or its CPU target alone, where it is asked to write."""
     of_floor, of_target = refusals.get(found.hpa or ""), target_refusals.get(found.hpa or "")
@@ -244,6 +268,11 @@ def _owned(found: Found, refusals: Mapping[str, str], target_refusals: Mapping[s
 
 
 _NO_FLOOR = frozenset({ReasonCode.CAPACITY_UNKNOWN, ReasonCode.HPA_NOT_FOUND, ReasonCode.HPA_INVALID})
+
+
+def _least(facts: HpaFacts) -> int | None:
+    """The user's own minimum, also while our floor stands in its place."""
+    return facts.min_replicas if facts.users_own is None else facts.users_own
 
 
 def _start_up(facts: HpaFacts) -> str:
@@ -302,7 +331,7 @@ def as_json(report: Report) -> str:
                 "querySeconds": one.query_seconds if math.isfinite(one.query_seconds) else None,
                 "hpa": one.hpa,
                 "hpaFound": one.facts is not None,
-                "minReplicas": None if one.facts is None else one.facts.min_replicas,
+                "minReplicas": None if one.facts is None else _least(one.facts),
                 "maxReplicas": None if one.facts is None else one.facts.max_replicas,
                 "minReplicasOwner": None if one.facts is None else one.facts.owner,
                 "capacityPerReplica": one.capacity,
@@ -403,7 +432,7 @@ def _replicas(one: Found) -> str:
         return "–"
     if one.facts is None:
         return "not found"
-    low, high = one.facts.min_replicas, one.facts.max_replicas
+    low, high = _least(one.facts), one.facts.max_replicas
     return f"{'?' if low is None else low}–{'?' if high is None else high}, now {one.facts.current_replicas or '?'}"
 
 
