@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 import numpy as np
 
 from forecaster import grid
-from forecaster.domain import Calendar, Context, IntArray, SeriesBatch
+from forecaster.domain import Calendar, Context, FloatArray, IntArray, SeriesBatch
 from forecaster.foresight import only
 from forecaster.history import FINE_COLUMNS
 
@@ -36,6 +37,22 @@ class Past:
         self._coarse = grid.pool_mean(padded[:, :whole], ratio).astype(np.float32)
         self._columns = max(FINE_COLUMNS * self._step, int(span.total_seconds())) // self._coarse_step
 
+    def together(self, columns: IntArray) -> tuple[FloatArray, FloatArray]:
+        """(column, time) twice: the fine and the coarse values that `at` gives of the first row at several columns.
+
+        The newest value is last; shorter pasts have NaN before them. A column of -1 knows nothing.
+        """
+        origins = self._times[np.maximum(columns, 0)]
+        heads = (origins - self._phase) // self._coarse_step * self._coarse_step + self._phase
+        ends = np.maximum((heads - self._coarse_first) // self._coarse_step + 1, 0)
+        fine, coarse = self._windows
+        return _until(fine, columns + 1), _until(coarse, np.where(columns < 0, 0, ends))
+
+    @cached_property
+    def _windows(self) -> tuple[FloatArray, FloatArray]:
+        """(end, time) twice: the fine and the coarse values of the first row before each end; views, no copies."""
+        return _windows(self._values[0], FINE_COLUMNS), _windows(self._coarse[0], self._columns)
+
     def at(self, column: int, rows: IntArray | None = None) -> Context:
         """What was known at the end of `column`, of some rows or of all; of all without a copy."""
         fine = self._values[:, max(0, column + 1 - FINE_COLUMNS) : column + 1]
@@ -52,3 +69,15 @@ class Past:
             calendar=self._calendar,
         )
         return whole if rows is None or len(rows) == len(keys) else only(whole, rows)
+
+
+def _windows(values: FloatArray, width: int) -> FloatArray:
+    padded = np.concatenate((np.full(width, np.nan, dtype=values.dtype), values))
+    return np.lib.stride_tricks.sliding_window_view(padded, width)
+
+
+def _until(windows: FloatArray, ends: IntArray) -> FloatArray:
+    """(end, time) of some ends, as wide as the longest past, one column at least."""
+    most = windows.shape[1]
+    width = max(min(int(ends.max(initial=0)), most), 1)
+    return np.asarray(windows[ends, most - width :])

@@ -14,6 +14,8 @@ from forecaster import config_yaml
 from forecaster.errors import InputError
 from forecaster.scaling.hpa import DOWNSCALE_STABILIZATION_SECONDS, Behavior, Policy, Rules, with_defaults
 from forecaster.scaling.whatif.trial import MAX_REPLICAS, TARGET, Hpa
+from serving.actuator.policy import USERS_OWN, read_users_own
+from serving.actuator.target import USERS_OWN as TARGET_MARK
 
 _LONGEST_WINDOW, _LONGEST_PERIOD = 3600, 1800  # seconds, of the API
 _NO_METRICS_TARGET = 80  # per cent of CPU, where the manifest names no metric
@@ -86,14 +88,20 @@ def manifest_of(told: Mapping[str, Any], where: str) -> Manifest:
     if version not in (None, "autoscaling/v2"):
         raise InputError(f"{where}: apiVersion is {version!r}: write autoscaling/v2")
     metadata, spec = _mapping(told, "metadata", where), _mapping(told, "spec", where)
+    marks = _mapping(metadata, "annotations", where)  # where ours stand in the HPA, they tell the user's own values
+    target, least = read_users_own(_text(marks.get(TARGET_MARK))), read_users_own(_text(marks.get(USERS_OWN)))
     return Manifest(
         namespace=str(metadata.get("namespace") or ""),
         name=str(metadata.get("name") or ""),
-        target=_target(spec, where),
-        min_replicas=_whole(spec, "minReplicas", f"{where}: spec", 0, 2**31 - 1),
+        target=_target(spec, where) if target is None else target,
+        min_replicas=_whole(spec, "minReplicas", f"{where}: spec", 0, 2**31 - 1) if least is None else least,
         max_replicas=_whole(spec, "maxReplicas", f"{where}: spec", 1, 2**31 - 1),
         behavior=_behavior(spec, where),
     )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _target(spec: Mapping[str, Any], where: str) -> int | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
 from forecaster import capacity_facts, grid
+from forecaster.cluster_facts import with_hpas
 from forecaster.config import Config
-from forecaster.domain import LOAD, FloatArray, IntArray, Samples, Workload
+from forecaster.domain import LOAD, FloatArray, HpaFacts, IntArray, Samples, Workload
 from forecaster.errors import InputError, SourceError
 from forecaster.history import History
 from forecaster.ports import MetricSource
@@ -21,9 +23,10 @@ from forecaster.scaling.hpa import SYNC_SECONDS, Behavior
 from forecaster.scaling.whatif.play import trace
 from forecaster.scaling.whatif.report import Recorded
 from forecaster.scaling.whatif.trial import Hpa, Trial, trial_of
-from serving.actuator.kube import Kube, KubeError
+from serving.actuator import hpas
+from serving.actuator.kube import Json, Kube, KubeError
 from serving.hpa_manifest import Manifest, manifest_of, with_behavior
-from serving.hpa_reader import access_of
+from serving.hpa_reader import access_of, facts_of
 from serving.whatif import Wanted
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class _Behaviors:
 
     def __init__(self, manifests: Sequence[Manifest] = (), kube: Kube | None = None) -> None:
         self._manifests, self._kube = manifests, kube
+        self._known: dict[tuple[str, str], Json | None] = {}
 
     def check(self, hpas: Sequence[tuple[str, str]]) -> None:
         """Raises InputError for a manifest that no workload scales."""
@@ -75,14 +79,26 @@ class _Behaviors:
         for one in self._manifests:
             if one.is_of(namespace, name):
                 return one.behavior
-        if self._kube is None:
-            return None
+        told = self._told(namespace, name)
+        return None if told is None else manifest_of(told, f"{namespace}/{name}").behavior
+
+    def facts(self, namespace: str, name: str) -> HpaFacts | None:
+        """What the API server says: the user's own minimum and target, where ours stand in the HPA."""
+        told = self._told(namespace, name)
         try:
-            told = self._kube.get_hpa(namespace, name)
-        except KubeError as error:
-            logger.warning("behavior of %s/%s is not known, it is simulated without: %s", namespace, name, error)
-            return None
-        return manifest_of(told, f"{namespace}/{name}").behavior
+            return None if told is None else facts_of(hpas.parse(told))
+        except ValueError as error:
+            raise InputError(f"{namespace}/{name}: {error}") from error
+
+    def _told(self, namespace: str, name: str) -> Json | None:
+        key = namespace, name
+        if self._kube is not None and key not in self._known:
+            try:
+                self._known[key] = self._kube.get_hpa(namespace, name)
+            except KubeError as error:
+                logger.warning("HPA %s/%s cannot be read, it is simulated without behavior: %s", namespace, name, error)
+                self._known[key] = None
+        return self._known.get(key)
 
 
 def _wanted(
@@ -120,6 +136,9 @@ def _wanted(
         if why or load is None:
             out.left_out.append((name, f"{name}: {why or 'no_data: its load gives no series'}"))
             continue
+        seen = behaviors.facts(one.scale.namespace, one.scale.hpa)
+        if seen is not None:
+            one = replace(one, facts=seen if one.facts is None else with_hpas({"": one.facts}, {"": seen})[""])
         hpa = with_behavior(_hpa(one), behaviors.of(one.scale.namespace, one.scale.hpa))
         _add(out, source, one, hpa, answers[query].times, load, step, start_ups)
     if not out.trials:

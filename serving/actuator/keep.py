@@ -27,6 +27,12 @@ class Kept:
     hold: Hold | None
     aside: str | None = None
     target: Hold | None = None  # of the CPU target, per cent
+    raised: int | None = None  # to how much it was raised
+    target_aside: str | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self.hold is None and self.aside is None and self.target is None and self.target_aside is None
 
 
 class Keep:
@@ -54,9 +60,10 @@ class Keep:
         kept = self.entries.get(key)
         return kept.hold if kept is not None and kept.uid == uid else None
 
-    def target_of(self, key: str, uid: str) -> Hold | None:
+    def of(self, key: str, uid: str) -> Kept:
+        """What is known of this very object; an empty entry where nothing is."""
         kept = self.entries.get(key)
-        return kept.target if kept is not None and kept.uid == uid else None
+        return kept if kept is not None and kept.uid == uid else Kept(uid, None)
 
     def aside_of(self, key: str, uid: str) -> str | None:
         kept = self.entries.get(key)
@@ -94,6 +101,10 @@ def write(kept: Kept) -> str:
         told["aside"] = kept.aside
     if kept.target is not None:
         told |= {"userCpuTarget": kept.target.users_own, "metricsOwners": write_owners(kept.target.former)}
+        if kept.raised is not None:
+            told["cpuTarget"] = kept.raised
+    if kept.target_aside is not None:
+        told["targetAside"] = kept.target_aside
     return msgspec.json.encode(told).decode()
 
 
@@ -103,10 +114,20 @@ def read(text: str) -> Kept | None:
         told = msgspec.json.decode(text)
         hold = _hold(told, "userMinReplicas", "owners")
         target = _hold(told, "userCpuTarget", "metricsOwners")
-        aside = told.get("aside")
-        return Kept(str(told["uid"]), hold, None if aside is None else str(aside), target)
+        return Kept(
+            str(told["uid"]),
+            hold,
+            _text(told.get("aside")),
+            target,
+            None if target is None else read_users_own(str(told.get("cpuTarget"))),
+            _text(told.get("targetAside")),
+        )
     except (ValueError, msgspec.DecodeError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _hold(told: Mapping[str, Any], value: str, owners: str) -> Hold | None:

@@ -30,10 +30,11 @@ LONGEST_VALIDITY = 86_400.0
 FORGET_SECONDS = 86_400.0  # what the service has not spoken of for so long
 
 
-class _Told(msgspec.Struct):
+class _Told(msgspec.Struct, rename="camel"):
     """What the service says; items stay text until they are read, one at a time."""
 
     items: list[msgspec.Raw]
+    made_at: str | msgspec.UnsetType | None = msgspec.UNSET  # null: it has just started, and decided nothing yet
 
 
 class ServiceError(Exception):
@@ -124,9 +125,12 @@ class Service:
             if self._monotonic() > deadline or size > MOST_BYTES:
                 raise ServiceError(f"{self.url}: the answer does not end")
         try:
-            return msgspec.json.decode(b"".join(parts), type=_Told).items
+            told = msgspec.json.decode(b"".join(parts), type=_Told)
         except msgspec.DecodeError:  # also where it is JSON, and something else
             raise ServiceError(f"{self.url}: what answers there is not Forecaster: check --url") from None
+        if told.made_at is None:  # its last word before the restart goes on to count for as long as it said
+            raise ServiceError(f"{self.url}: it has just started and decided nothing yet")
+        return told.items
 
     def _never_younger(self, answer: Answer, arrived: float) -> Mapping[str, Offer]:
         offers = {}

@@ -373,10 +373,16 @@ def _overtaken(state: HpaState, offer: Offer, hpa: Hpa, floor: int, now: float) 
     # desiredReplicas is always told; currentReplicas is left out of the JSON where it is 0.
     known = hpa.desired_replicas is not None
     runs = max(hpa.current_replicas or 0, hpa.desired_replicas or 0)
-    alone = min(offer.reactive or 0, max(2 * runs, 4), hpa.max_replicas)
+    alone = min(_reactive(offer, hpa), max(2 * runs, 4), hpa.max_replicas)
     if known and hpa.grows_alone and hpa.min_replicas < floor and runs < floor < alone:
         return state if state.overtaken_at is not None else replace(state, overtaken_at=now)
     return state if state.overtaken_at is None else replace(state, overtaken_at=None)
+
+
+def _reactive(offer: Offer, hpa: Hpa) -> int:
+    """What the HPA wants by itself: the service says so at the user's own target, and a raised one wants less."""
+    reactive, own, stands = offer.reactive or 0, read_users_own(hpa.target.users_own), hpa.target.value
+    return math.ceil(reactive * own / stands) if hpa.target.ours and own is not None and stands else reactive
 
 
 def _towards(state: HpaState, hpa: Hpa, floor: int, said: list[Said]) -> Action:

@@ -19,7 +19,7 @@ from serving.actuator import hpas, leader, target, target_writes, writes
 from serving.actuator.keep import Keep
 from serving.actuator.kube import Json, Kind, Kube, KubeError
 from serving.actuator.leader import LEASE_SECONDS, RETRY_SECONDS, Leadership
-from serving.actuator.policy import Hpa, LetGo, Restore, recognise
+from serving.actuator.policy import Code, Hpa, LetGo, Restore, recognise
 
 ATTEMPTS = 5
 DELETED = "deleted in the meantime"
@@ -88,8 +88,16 @@ def restore_all(
 ) -> list[Restored]:
     """Gives back every HPA that is ours, or only the CPU targets that we raised.
 
-    Raises ClusterError where another actuator is writing.
+    Raises ClusterError where another actuator is writing. Where no target is raised, `only_targets` leaves the lease
+    alone: who takes it looks alive to the job that gives floors back.
     """
+
+    def listed() -> list[Hpa]:
+        found = [hpa for scope in scopes for hpa in _trying(partial(_ours, kube, scope), sleep)]
+        return [hpa for hpa in found if hpa.target.marked or not only_targets]
+
+    if only_targets and not listed():
+        return []
     waited = 0.0
     leadership.turn()
     while not leadership.may_write():
@@ -113,13 +121,7 @@ def restore_all(
             _trying(keep.load, sleep)
         except KubeError as error:
             _log.warning("ConfigMap %s/%s: %s; the annotations must do", keep.namespace, keep.name, error)
-        found = [_trying(partial(_ours, kube, scope), sleep) for scope in scopes]
-        return [
-            _restored(kube, keep, hpa, only_targets, sleep)
-            for hpas_of in found
-            for hpa in hpas_of
-            if hpa.target.marked or not only_targets
-        ]
+        return [_restored(kube, keep, hpa, only_targets, sleep) for hpa in listed()]
     finally:
         ended.set()
         leadership.release()
@@ -199,15 +201,26 @@ def _floor_back(kube: Kube, keep: Keep, hpa: Hpa) -> Hpa | None:
 def _target_back(kube: Kube, keep: Keep, hpa: Hpa) -> Hpa | None:
     if not hpa.target.marked:
         return None
-    hold = target.recognise(hpa, keep.target_of(hpa.key, hpa.uid)).hold if not hpa.target.owners else None
-    return target_writes.perform(kube, hpa, target.Drop() if hold is None else target.GiveBack(hold))
+    kept = keep.of(hpa.key, hpa.uid)
+    state = target.recognise(hpa, kept.target, wrote=kept.raised)
+    verdict = target.decide(state, None, hpa, 0.0)  # without a recommendation the user's own must stand
+    for said in verdict.said:
+        if said.code is Code.TARGET_UNKNOWN:
+            _log.warning("%s: %s", hpa.key, said.note)
+    if verdict.action is None:
+        return None
+    done = target_writes.perform(kube, hpa, verdict.action)
+    if isinstance(
+        verdict.action, target.Raise
+    ):  # put right in a list that is somebody else's: now it can be given back
+        raise writes.Changed(done, "the number is right, and not given back yet")
+    return done
 
 
 def _forgotten(keep: Keep, key: str, only_target: bool) -> None:
     kept = keep.entries.get(key)
-    if only_target and kept is not None and (kept.hold is not None or kept.aside is not None):
-        kept = replace(kept, target=None)
-    else:
+    kept = replace(kept, target=None, raised=None) if only_target and kept is not None else None
+    if kept is not None and kept.empty:
         kept = None
     try:
         keep.write({key: kept})

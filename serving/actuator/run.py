@@ -112,6 +112,7 @@ class Failing:
     text: str
     read_first: bool = False
     changes: int = 0  # times in a row that the HPA had changed meanwhile
+    raising: bool = False  # of a target: what failed was to raise it
 
 
 @dataclass(slots=True)
@@ -277,7 +278,7 @@ class Actuator:
         state = self.states.get(hpa.key)
         if state is None or state.uid != hpa.uid:
             self.states[hpa.key] = self._first_state(hpa)
-            self.targets[hpa.key] = target.recognise(hpa, self._keep.target_of(hpa.key, hpa.uid))
+            self.targets[hpa.key] = self._first_target(hpa)
             self.failing.pop(hpa.key, None)
             self.failing_targets.pop(hpa.key, None)
             self._teller.forget(hpa.key)
@@ -360,10 +361,10 @@ class Actuator:
 
     def _on_target_done(self, hpa: Hpa, done: Done, verdict: TargetVerdict) -> None:
         if done.error is not None:
-            self._failed(hpa, done.error, of_target=True)
+            self._failed(hpa, done.error, of=verdict)
             return
         if done.changed:
-            self._back_off(hpa, "it changes all the time", quick=True, of_target=True)
+            self._back_off(hpa, "it changes all the time", quick=True, of=verdict)
             return
         self.failing_targets.pop(done.key, None)
         self._teller.standing_now(hpa, (), "target write")
@@ -372,7 +373,7 @@ class Actuator:
             if said.code in _HAPPENED and said.code not in _NOTICED:
                 self._teller.once(hpa, said)
 
-    def _failed(self, hpa: Hpa, error: KubeError, of_target: bool = False) -> None:
+    def _failed(self, hpa: Hpa, error: KubeError, of: TargetVerdict | None = None) -> None:
         if error.kind in (Kind.GONE, Kind.REPLACED):
             self._forget(hpa.key)  # the watch tells what is there now
             return
@@ -380,17 +381,19 @@ class Actuator:
             return
         if error.kind is Kind.THROTTLED:
             self._stopped_until = self._monotonic() + (error.retry_after or 1.0)
-        self._back_off(hpa, str(error), error, of_target=of_target)
+        self._back_off(hpa, str(error), error, of=of)
 
     def _back_off(
-        self, hpa: Hpa, text: str, error: KubeError | None = None, quick: bool = False, of_target: bool = False
+        self, hpa: Hpa, text: str, error: KubeError | None = None, quick: bool = False, of: TargetVerdict | None = None
     ) -> None:
-        failing, source = (self.failing_targets, "target write") if of_target else (self.failing, "write")
+        """`of`: the verdict, where it is one on a target."""
+        failing, source = (self.failing, "write") if of is None else (self.failing_targets, "target write")
+        raising = of is not None and _raises(of)
         before = failing.get(hpa.key)
         times, changes = (before.times, before.changes) if before is not None else (0, 0)
         times, changes = (times, changes + 1) if quick else (times + 1, 0)
         down = error is not None and error.kind in (Kind.UNREACHABLE, Kind.SERVER)
-        longest = MOST_WHILE_DOWN if down else MOST_BACK_OFF
+        longest = MOST_WHILE_DOWN if down or (of is not None and not raising) else MOST_BACK_OFF
         wait = min(longest, LEAST_BACK_OFF * 2.0 ** min(max(changes if quick else times, 1) - 1, 10))
         wait = self._rng.uniform(0.75 * wait, wait)
         if quick and changes <= 2:
@@ -400,7 +403,7 @@ class Actuator:
         if error is not None and error.retry_after is not None:
             wait = max(wait, error.retry_after)
         read_first = error is not None and (error.unknown or error.kind is Kind.FIELD_CONFLICT)
-        failing[hpa.key] = Failing(times, self._monotonic() + wait, text, read_first, changes)
+        failing[hpa.key] = Failing(times, self._monotonic() + wait, text, read_first, changes, raising)
         if error is None or (error.kind is Kind.FORBIDDEN and times < 3) or error.kind is Kind.STALE:
             return  # a server that has just started forbids everything for a moment
         code = Code.FORBIDDEN if error.kind is Kind.FORBIDDEN else Code.WRITE_FAILED
@@ -435,9 +438,21 @@ class Actuator:
             if verdict is not None:
                 verdicts[key] = verdict
         limited = self._limited(verdicts)
-        self._dispatch(limited, now)
-        self._dispatch_targets(self._target_verdicts(keys, limited, now))
+        up = {key: one for key, one in limited.items() if self._goes_up(key, one)}
+        rest = {key: one for key, one in limited.items() if key not in up}
+        targets = self._target_verdicts(keys - up.keys(), now)
+        back = {key: one for key, one in targets.items() if not _raises(one)}
+        # Replicas first, then head-room; what takes replicas away, or head-room, comes last.
+        self._soon = self._dispatch(up, now)
+        self._dispatch_targets(back)
+        self._dispatch({key: one for key, one in rest.items() if key not in back}, now)
+        self._dispatch_targets({key: one for key, one in targets.items() if _raises(one) and key not in rest})
+        self._dirty.update(back.keys() & rest.keys())
         self._repair_store(now)
+
+    def _goes_up(self, key: str, verdict: Verdict) -> bool:
+        floor = _floor_of(verdict.action)
+        return floor is not None and floor > self.hpas[key].min_replicas
 
     def _begun(self, now: float) -> bool:
         """Whether it is ours to decide. Who waits for the lease forgets nothing and knows nothing: what the other one
@@ -468,7 +483,7 @@ class Actuator:
         for key, hpa in self.hpas.items():
             # How long the last recommendation counts is not known: the service gets a moment to say it anew.
             self.states[key] = replace(self._first_state(hpa), good_until=now + GRACE_SECONDS)
-            self.targets[key] = target.recognise(hpa, self._keep.target_of(key, hpa.uid), now + GRACE_SECONDS)
+            self.targets[key] = self._first_target(hpa, now + GRACE_SECONDS)
         self._dirty.update(self.hpas)
         self._leading = True
         return True
@@ -504,15 +519,21 @@ class Actuator:
 
     def _entry(self, key: str, state: HpaState) -> Kept | None:
         """What the store is to hold of an HPA; None: nothing."""
+        kept = Kept(state.uid, state.hold, state.aside)
         raised = self.targets.get(key)
-        own = None if raised is None or raised.uid != state.uid or raised.guessed else raised.hold
-        if state.hold is None and state.aside is None and own is None:
-            return None
-        return Kept(state.uid, state.hold, state.aside, own)
+        if raised is not None and raised.uid == state.uid:
+            kept = replace(kept, target_aside=raised.aside)
+            if raised.hold is not None and not raised.guessed:
+                kept = replace(kept, target=raised.hold, raised=raised.wrote)
+        return None if kept.empty else kept
 
     def _first_state(self, hpa: Hpa) -> HpaState:
         state = recognise(hpa, self._keep.hold_of(hpa.key, hpa.uid))
         return replace(state, aside=self._keep.aside_of(hpa.key, hpa.uid))
+
+    def _first_target(self, hpa: Hpa, grace_until: float = -math.inf) -> TargetState:
+        kept = self._keep.of(hpa.key, hpa.uid)
+        return target.recognise(hpa, kept.target, grace_until, kept.raised, kept.target_aside)
 
     def _decided(self, key: str, now: float) -> Verdict | None:
         hpa, state = self.hpas.get(key), self.states.get(key)
@@ -574,7 +595,8 @@ class Actuator:
                 limited[one.key] = replace(verdict, action=replace(verdict.action, floor=floor), said=said)
         return limited
 
-    def _dispatch(self, verdicts: Mapping[str, Verdict], now: float) -> None:
+    def _dispatch(self, verdicts: Mapping[str, Verdict], now: float) -> dict[str, Kept]:
+        """Returns what is to be kept of take-overs that must wait."""
         self._tokens = min(
             self.settings.writes_per_second,
             self._tokens + (now - self._tokens_at) * self.settings.writes_per_second,
@@ -583,7 +605,7 @@ class Actuator:
         if not self.settings.apply:
             for key, verdict in verdicts.items():
                 self._teller.standing_now(self.hpas[key], tuple(_would(verdict)), "dry run")
-            return
+            return {}
         allowed = self._may_write() and now >= self._stopped_until
         soon: dict[str, Kept] = {}
         for key in sorted(verdicts, key=lambda one: self._order(one, verdicts[one])):
@@ -599,25 +621,24 @@ class Actuator:
                 self._pending[key] = (action.floor, action.hold.users_own)
             failing = self.failing.get(key)
             self._workers.submit(self._work, self.hpas[key], verdicts[key], failing is not None and failing.read_first)
-        self._soon = soon
+        return soon
 
-    def _target_verdicts(self, keys: set[str], floors: Mapping[str, Verdict], now: float) -> dict[str, TargetVerdict]:
-        """Of the HPAs whose floor is not about to be written: one write at a time for each."""
+    def _target_verdicts(self, keys: set[str], now: float) -> dict[str, TargetVerdict]:
+        """Each waits for its back-off, but a give-back not for that of a raise."""
         found: dict[str, TargetVerdict] = {}
         for key in keys:
             hpa, state = self.hpas.get(key), self.targets.get(key)
-            if hpa is None or state is None or key in self._busy or key in floors:
+            if hpa is None or state is None or key in self._busy:
                 continue
             failing = self.failing_targets.get(key)
-            if failing is not None and failing.until > now:
-                continue
             try:
                 verdict = self._target_decided(key, hpa, state, now)
             except Exception as error:  # one HPA must not stop the others
                 _log.exception("%s: no decision on its target", key)
                 self.failing_targets[key] = Failing(1, now + MOST_BACK_OFF, f"a fault of ours: {error}")
                 continue
-            if verdict is not None:
+            waits = failing is not None and failing.until > now
+            if verdict is not None and (not waits or (failing is not None and failing.raising > _raises(verdict))):
                 found[key] = verdict
         return found
 
@@ -638,13 +659,12 @@ class Actuator:
         return None
 
     def _dispatch_targets(self, verdicts: Mapping[str, TargetVerdict]) -> None:
-        """Those that give back before those that raise."""
         if not self.settings.apply:
             for key, verdict in verdicts.items():
                 self._teller.standing_now(self.hpas[key], tuple(_would(verdict)), "target dry run")
             return
         allowed = self._may_write() and self._tokens_at >= self._stopped_until
-        for key in sorted(verdicts, key=lambda one: (isinstance(verdicts[one].action, RaiseTarget), one)):
+        for key in sorted(verdicts):
             if not allowed or self._tokens < 1.0 or len(self._busy) >= WORKERS:
                 self._dirty.add(key)
                 continue
@@ -704,14 +724,14 @@ class Actuator:
     def _target_written(self, hpa: Hpa, verdict: TargetVerdict) -> Hpa:
         """The user's own target is in the store before it is gone from the HPA, and until it is back."""
         assert verdict.action is not None
-        known = self._keep.entries.get(hpa.key)
-        kept = known if known is not None and known.uid == hpa.uid else Kept(hpa.uid, None)
+        kept = replace(self._keep.of(hpa.key, hpa.uid), target_aside=verdict.after.aside)
         if isinstance(verdict.action, RaiseTarget):
-            self._keep_safely({hpa.key: replace(kept, target=verdict.action.hold)})
+            raised = replace(kept, target=verdict.action.hold, raised=verdict.action.target)
+            self._keep_safely({hpa.key: raised})
         found = target_writes.perform(self._kube, hpa, verdict.action)
         if verdict.after.hold is None:
-            rest = replace(kept, target=None)
-            self._keep_safely({hpa.key: None if rest.hold is None and rest.aside is None else rest})
+            rest = replace(kept, target=None, raised=None)
+            self._keep_safely({hpa.key: None if rest.empty else rest})
         return found
 
     def _keep_safely(self, changes: Mapping[str, Kept | None], seen: Mapping[str, Kept | None] | None = None) -> None:
@@ -745,6 +765,12 @@ def _action_name(verdict: Verdict | TargetVerdict) -> str:
     """`take`, `step`, `restore`, …; those of the target with its name."""
     name = type(verdict.action).__name__.lower()
     return f"target_{name}" if isinstance(verdict, TargetVerdict) else name
+
+
+def _raises(verdict: TargetVerdict) -> bool:
+    """Not where a Raise puts the user's own number back into a list that is somebody else's by now."""
+    action = verdict.action
+    return isinstance(action, RaiseTarget) and action.target > action.hold.users_own
 
 
 def _would(verdict: Verdict | TargetVerdict) -> list[Said]:

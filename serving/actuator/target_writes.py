@@ -18,6 +18,7 @@ from serving.actuator.target import Drop, GiveBack, Raise, TargetAction
 from serving.actuator.writes import ATTEMPTS, Changed
 
 _METRICS = frozenset({".spec.metrics"})
+_MARKS = {f".metadata.annotations.{name}": name for name in (target.USERS_OWN, target.OWNERS)}
 
 
 def perform(kube: Kube, hpa: Hpa, action: TargetAction) -> Hpa:
@@ -28,11 +29,21 @@ def perform(kube: Kube, hpa: Hpa, action: TargetAction) -> Hpa:
         case GiveBack(hold=hold):
             return _give_back(kube, hpa, hold)
         case Drop():
-            return hpas.parse(_apply(kube, hpa, writes.body_of(hpa)))
+            return _drop(kube, hpa)
 
 
 def _apply(kube: Kube, hpa: Hpa, body: Json, force: bool = False) -> Json:
-    return kube.apply_hpa(hpa.namespace, hpa.name, body, force=force, manager=target.MANAGER)
+    """An annotation of ours that somebody else wrote is left to him: the target must not hang on it."""
+    try:
+        return kube.apply_hpa(hpa.namespace, hpa.name, body, force=force, manager=target.MANAGER)
+    except KubeError as error:
+        theirs = {_MARKS[field] for field in error.fields if field in _MARKS}
+        if error.kind is not Kind.FIELD_CONFLICT or not theirs:
+            raise
+    metadata = body["metadata"]
+    kept = {name: text for name, text in metadata.get("annotations", {}).items() if name not in theirs}
+    less = {**body, "metadata": {**metadata, "annotations": kept}}
+    return kube.apply_hpa(hpa.namespace, hpa.name, less, force=force, manager=target.MANAGER)
 
 
 def _raise(kube: Kube, hpa: Hpa, value: int, hold: Hold, force: bool) -> Hpa:
@@ -48,6 +59,23 @@ def _raise(kube: Kube, hpa: Hpa, value: int, hold: Hold, force: bool) -> Hpa:
             if error.kind is Kind.FIELD_CONFLICT and error.fields == _METRICS and force and not forced:
                 forced = True
             elif error.kind is not Kind.STALE:
+                raise
+    raise KubeError(Kind.STALE, f"{hpa.key}: others write it all the time")
+
+
+def _drop(kube: Kube, hpa: Hpa) -> Hpa:
+    """Our annotations go. Not where the metrics are ours alone: without an owner they become the API's default."""
+    for _ in range(ATTEMPTS):
+        told = writes.raw(kube, hpa)
+        fresh = hpas.parse(told)
+        if fresh.target.ours and not fresh.target.owners:
+            raise Changed(fresh, "the metrics are ours alone")
+        if not fresh.target.marked:
+            return fresh
+        try:
+            return hpas.parse(_apply(kube, hpa, writes.body_of(hpa, None, told["metadata"]["resourceVersion"])))
+        except KubeError as error:
+            if error.kind is not Kind.STALE:
                 raise
     raise KubeError(Kind.STALE, f"{hpa.key}: others write it all the time")
 

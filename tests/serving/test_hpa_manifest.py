@@ -83,3 +83,12 @@ def test_what_the_api_would_refuse_is_refused_in_words(tmp_path: Path, old: str,
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path / "none.yaml")
+
+
+def test_what_we_wrote_is_not_taken_for_the_users(tmp_path: Path) -> None:
+    """An export of a live HPA while our floor and our target stand in it: annotations tell the user's own values."""
+    marks = '{forecaster.io/user-min-replicas: "3", forecaster.io/user-cpu-target: "60"}'
+    text = PLAIN.replace("namespace: shop}", f"namespace: shop, annotations: {marks}}}")
+    text = text.replace("minReplicas: 3", "minReplicas: 17").replace("averageUtilization: 60", "averageUtilization: 85")
+    (found,) = read(written(tmp_path, text))
+    assert (found.hpa.target, found.hpa.min_replicas) == (60, 3)

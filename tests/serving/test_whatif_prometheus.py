@@ -17,6 +17,7 @@ from forecaster.scaling.whatif.play import trace
 from serving import whatif_prometheus
 from serving.actuator.kube import Kind, KubeError
 from serving.hpa_manifest import Manifest
+from tests.apiserver import cpu_metric
 from tests.fakes import FakeSource
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -132,3 +133,35 @@ def test_the_behavior_of_the_api_server_is_simulated_and_its_silence_is_none(tmp
     known = whatif_prometheus._Behaviors((), Answers())  # type: ignore[arg-type]
     assert known.of("shop", "checkout") == with_defaults(None, None)
     assert known.of("shop", "gone") is None
+
+
+def test_what_we_wrote_to_the_hpa_is_not_simulated_as_the_users(tmp_path: Path) -> None:
+    """kube-state-metrics tells the HPA as it stands, with our floor and our target in it."""
+    holds = {
+        "f:spec": {"f:minReplicas": {}},
+        "f:metadata": {"f:annotations": {"f:forecaster.io/user-min-replicas": {}}},
+    }
+    raises = {"f:spec": {"f:metrics": {}}, "f:metadata": {"f:annotations": {"f:forecaster.io/user-cpu-target": {}}}}
+    entry = {"operation": "Apply", "apiVersion": "autoscaling/v2"}
+    told = {
+        "metadata": {
+            "namespace": "shop",
+            "name": "checkout",
+            "uid": "u",
+            "annotations": {"forecaster.io/user-min-replicas": "4", "forecaster.io/user-cpu-target": "55"},
+            "managedFields": [
+                {**entry, "manager": "forecaster-actuator", "fieldsV1": holds},
+                {**entry, "manager": "forecaster-target", "fieldsV1": raises},
+            ],
+        },
+        "spec": {"minReplicas": 30, "maxReplicas": 80, "metrics": [cpu_metric(85)]},
+    }
+
+    class Answers:
+        def get_hpa(self, namespace: str, name: str) -> dict[str, object]:
+            return told
+
+    known = whatif_prometheus._Behaviors((), Answers())  # type: ignore[arg-type]
+    made = config(tmp_path, "capacityPerReplica: 60, leadTime: 10m")
+    (trial,) = whatif_prometheus._wanted(made, source(), NOW, (), known).trials
+    assert (trial.hpa.target, trial.hpa.min_replicas, trial.hpa.max_replicas) == (55, 4, 80)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from forecaster import reanchor
+from forecaster import grid, reanchor
 from forecaster.domain import (
     BoolArray,
     Calendar,
@@ -140,32 +140,33 @@ class _Days:
         self.days = range(-(-(trial.end - trial.first + after_midnight) // a_day))
         self._a_day, self._last = a_day, trial.end - 1
 
-    def at(self, place: int) -> list[Context | None]:
-        """One context a day, `place` steps after its midnight; None before the series begins."""
-        columns = [min(self._column + place + day * self._a_day, self._last) for day in self.days]
-        return [self._past.at(column) if column >= 0 else None for column in columns]
+    def at(self, place: int) -> tuple[FloatArray, FloatArray]:
+        """(day, time) twice, fine and coarse, `place` steps after each midnight; all NaN before the series begins."""
+        columns = np.minimum(self._column + place + self._a_day * np.array(self.days, dtype=np.int64), self._last)
+        return self._past.together(np.maximum(columns, -1))
 
 
-def _together(days: list[list[Context | None]], keys: tuple[SeriesKey, ...], now: int, step: int) -> Context:
+def _together(each: list[tuple[FloatArray, FloatArray]], keys: tuple[SeriesKey, ...], now: int, step: int) -> Context:
     """Rows of one context, all of them at the time of day `now`; what is shorter has NaN before it."""
-    flat = [one for each in days for one in each]
-    coarse_step = next(one for one in flat if one is not None).coarse.step
-    fine = _stacked([None if one is None else one.fine.values[0] for one in flat])
-    coarse = _stacked([None if one is None else one.coarse.values[0] for one in flat])
-    head = now // int(coarse_step.total_seconds()) * int(coarse_step.total_seconds())
+    coarse_step = grid.coarse_step(step)
+    fine = _stacked([one for one, _ in each])
+    coarse = _stacked([one for _, one in each])
+    head = now // coarse_step * coarse_step
     return Context(
         fine=SeriesBatch(keys, datetime.fromtimestamp(now, UTC), timedelta(seconds=step), fine),
-        coarse=SeriesBatch(keys, datetime.fromtimestamp(head, UTC), coarse_step, coarse),
+        coarse=SeriesBatch(keys, datetime.fromtimestamp(head, UTC), timedelta(seconds=coarse_step), coarse),
         calendar=Calendar(("UTC",) * len(keys)),
     )
 
 
-def _stacked(rows: list[FloatArray | None]) -> FloatArray:
-    width = max(1 if row is None else len(row) for row in rows)
-    out = np.full((len(rows), width), np.nan, dtype=np.float32)
-    for i, row in enumerate(rows):
-        if row is not None and len(row):
-            out[i, -len(row) :] = row
+def _stacked(parts: list[FloatArray]) -> FloatArray:
+    """Rows of all parts, their newest values last."""
+    width = max(part.shape[1] for part in parts)
+    out = np.full((sum(map(len, parts)), width), np.nan, dtype=np.float32)
+    first = 0
+    for part in parts:
+        out[first : first + len(part), width - part.shape[1] :] = part
+        first += len(part)
     return out
 
 
