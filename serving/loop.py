@@ -363,8 +363,14 @@ class Loop:
             store.put_chunks((one.id, one.until, one.to_bytes()) for one in self._cycle.history.dump(changed_only=True))
         if self._is_due("prune", PRUNE_EVERY, last=False):
             store.prune(now, now - self._history - timedelta(days=1))
-        if self._is_due("claim", CLAIM_EVERY, last=False):
+        if last:
+            store.release(self._instance)
+        elif self._is_due("claim", CLAIM_EVERY, last=False):
             other = store.claim(self._instance, now)
             if other is not None and not self._warned_other:
                 self._warned_other = True
-                logger.warning("another service writes the same store: file=%s instance=%s", store.name, other)
+                logger.warning(
+                    "another service writes the same store, or was killed a moment ago: file=%s instance=%s",
+                    store.name,
+                    other,
+                )

@@ -458,6 +458,13 @@ class Store:
             self._put("meta", "instance", {"name": "instance", "value": value})
         return other
 
+    def release(self, instance: str) -> None:
+        """At a clean end: who starts next is not told of somebody. Nothing where another one uses the store by now."""
+        for row in self._read(sa.select(_META.c.value).where(_META.c.name == "instance")):
+            if json.loads(row.value)["instance"] == instance:
+                with self._lock:
+                    self._put("meta", "instance", None)
+
     def flush(self) -> bool:
         """Writes all that waits, in one transaction. False, and `degraded` says why, where it cannot."""
         with self._writing:

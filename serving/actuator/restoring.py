@@ -5,6 +5,7 @@ With --if-stale only when nobody renews the lease any more: a job on a schedule,
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -163,6 +164,9 @@ def _restored(kube: Kube, keep: Keep, hpa: Hpa, only_targets: bool, sleep: Calla
     done, text = hpa, ""
     if hpa.target.marked:
         done, text = _persistently(partial(_target_back, kube, keep), done, sleep)
+        if text and text != DELETED:
+            with contextlib.suppress(KubeError, ValueError):  # what the first of two writes did is told
+                done = writes.read(kube, hpa)
     raised = (own, done.target.value) if hpa.target.marked else (None, None)
     if hpa.marked and not only_targets and text != DELETED:
         done, why = _persistently(partial(_floor_back, kube, keep), done, sleep)

@@ -287,6 +287,23 @@ def test_another_service_on_the_same_store_is_noticed(tmp_path: Path) -> None:
     assert store.claim("two", NOW + timedelta(seconds=200)) is None
 
 
+def test_one_that_ended_cleanly_is_no_other_service(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "f.db"))
+    store.claim("one", NOW)
+    store.flush()
+    store.release("another")
+    store.flush()
+    assert store.claim("two", NOW + timedelta(seconds=5)) == "one"
+    store.flush()
+    store.release("one")  # the store is the other one's by now
+    store.flush()
+    assert store.claim("three", NOW + timedelta(seconds=6)) == "two"
+    store.flush()
+    store.release("three")
+    store.flush()
+    assert store.claim("four", NOW + timedelta(seconds=7)) is None
+
+
 def test_what_another_process_wrote_is_taken(tmp_path: Path) -> None:
     ours, theirs = Store(str(tmp_path / "f.db")), Store(str(tmp_path / "f.db"))
     theirs.put_event(event())

@@ -650,3 +650,13 @@ def test_a_raise_that_is_refused_does_not_hold_up_the_give_back(server: FakeApiS
         running.settles(lambda: "WriteFailed" in running.reasons())
         service.recommend(item(server, 8))
         running.settles(lambda: cpu_of(server, "checkout") == 70, 5.0)  # the raise waits for ten seconds at least
+
+
+def test_a_restore_that_stops_half_way_tells_what_stands(server: FakeApiServer, service: FakeService) -> None:
+    with actuating(server, service) as running:
+        service.recommend(item(server, 8, raisedTarget=85))
+        running.settles(lambda: cpu_of(server, "checkout") == 85)
+    of_patches = lambda one: one.headers.get("content-type") == "application/json-patch+json"  # noqa: E731
+    server.fail_next(of_patches, 500, times=None)  # the number is right by then
+    (one,) = restored(server, only_targets=True)
+    assert one.error and (one.target_before, one.target_after) == (85, 70)
